@@ -1,0 +1,14 @@
+export type {
+  FsyncPolicy,
+  Journal,
+  JournalDamage,
+  JournalHealth,
+  JournalOptions,
+  JournalRecord,
+  JournalRecovery,
+  JournalStatus,
+  SideLog,
+  SideRef,
+  SnapshotSource,
+  SubscriptionItem,
+} from "./types.ts";

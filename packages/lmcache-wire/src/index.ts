@@ -1,0 +1,11 @@
+export type {
+  Answer,
+  Answered,
+  ChunkRange,
+  EngineDrivenRegistration,
+  InlineObject,
+  LmcacheHandlers,
+  PrepareRetrieveAnswer,
+  PrepareStoreAnswer,
+  SlotDesc,
+} from "./handlers.ts";
