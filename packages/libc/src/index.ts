@@ -1,2 +1,9 @@
-export { acquireFileLock, type FileLock, type FileLockMechanism } from "./file-lock.ts";
-export { kernelCalls, type KernelCalls } from "./kernel-calls.ts";
+export { fallocateByCommand } from "./fallocate-command.ts";
+export {
+  acquireFileLock,
+  type FileLock,
+  type FileLockMechanism,
+  type FileLockOptions,
+  lockDescriptor,
+} from "./file-lock.ts";
+export { type KernelCalls, kernelCalls, VIEW_BYTES_MAX } from "./kernel-calls.ts";

@@ -1,3 +1,9 @@
+import { getSystemErrorName } from "node:util";
+import { type ForeignFunction, type Koffi, loadKoffi } from "./koffi.ts";
+
+/** Largest view that Node 20 survives, in bytes: a longer one aborts the process. */
+export const VIEW_BYTES_MAX = 4 * 2 ** 30;
+
 /**
  * Kernel calls through koffi. All offsets and lengths in bytes. A call that fails throws an `Error` with `code`
  * (e.g. `ENOSPC`) and `syscall`, as Node's own do.
@@ -15,7 +21,117 @@ export interface KernelCalls {
   tryFlock(fd: number): boolean;
 }
 
-/** The calls, or null where koffi is not installed or cannot be loaded. `useKoffi: false` acts as if it were absent. */
+// <sys/file.h>, <sys/mman.h>
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const PROT_READ_WRITE = 3;
+const MAP_SHARED = 1;
+const MAP_PRIVATE = 2;
+const MAP_ANONYMOUS = process.platform === "darwin" ? 0x1000 : 0x20;
+
+/** An error as Node's own calls throw it: `code`, `syscall`, `errno` (negative). */
+export function systemError(errno: number, syscall: string, detail: string): NodeJS.ErrnoException {
+  let code = `E${errno}`;
+  try {
+    code = getSystemErrorName(-errno);
+  } catch {
+    // A number that libuv has no name for keeps the made-up one.
+  }
+  const error: NodeJS.ErrnoException = new Error(`${code}: ${syscall} failed: ${detail}`);
+  error.code = code;
+  error.syscall = syscall;
+  error.errno = -errno;
+  return error;
+}
+
+function assertLength(length: number, what: string): void {
+  if (!Number.isSafeInteger(length) || length <= 0) {
+    throw new TypeError(`${what}: length must be a positive whole number of bytes, got ${length}`);
+  }
+}
+
+function isNamed(error: NodeJS.ErrnoException, ...names: string[]): boolean {
+  return error.code !== undefined && names.includes(error.code);
+}
+
+/** Binds each function at its first use: not every libc has every one. */
+function lazily(
+  lib: { func(definition: string): ForeignFunction },
+  definition: string,
+): () => ForeignFunction {
+  let bound: ForeignFunction | undefined;
+  return () => (bound ??= lib.func(definition));
+}
+
+function bindKernelCalls(koffi: Koffi): KernelCalls {
+  const lib = koffi.load(null);
+  const flock = lazily(lib, "int flock(int fd, int operation)");
+  const fallocate = lazily(lib, "int posix_fallocate(int fd, int64_t offset, int64_t length)");
+  const mmap = lazily(
+    lib,
+    "void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)",
+  );
+
+  const fallocateOnce = (fd: number, offset: number, length: number): Promise<number> =>
+    new Promise((resolve, reject) => {
+      fallocate().async(fd, offset, length, (error: Error | null, result: number) => {
+        if (error) reject(error);
+        else resolve(result);
+      });
+    });
+
+  const map = (length: number, flags: number, fd: number): bigint => {
+    assertLength(length, "mmap");
+    const address = mmap()(null, length, PROT_READ_WRITE, flags, fd, 0) as bigint;
+    if (BigInt.asIntN(64, address) === -1n) {
+      throw systemError(koffi.errno(), "mmap", `${length} bytes of descriptor ${fd}`);
+    }
+    return address;
+  };
+
+  return {
+    async fallocate(fd, offset, length) {
+      assertLength(length, "posix_fallocate");
+      for (;;) {
+        // The return value is the error number; errno is not set.
+        const errno = await fallocateOnce(fd, offset, length);
+        if (errno === 0) return;
+        const error = systemError(
+          errno,
+          "posix_fallocate",
+          `${length} bytes at ${offset} of descriptor ${fd}`,
+        );
+        if (!isNamed(error, "EINTR")) throw error;
+      }
+    },
+    mapShared: (fd, length) => map(length, MAP_SHARED, fd),
+    mapAnonymous: (length) => map(length, MAP_PRIVATE | MAP_ANONYMOUS, -1),
+    view(address, length) {
+      assertLength(length, "view");
+      if (length > VIEW_BYTES_MAX) {
+        throw new RangeError(`a view has at most ${VIEW_BYTES_MAX} bytes, asked for ${length}`);
+      }
+      return Buffer.from(koffi.view(address, length));
+    },
+    tryFlock(fd) {
+      if (flock()(fd, LOCK_EX | LOCK_NB) === 0) return true;
+      const error = systemError(koffi.errno(), "flock", `descriptor ${fd}`);
+      if (isNamed(error, "EAGAIN", "EWOULDBLOCK")) return false;
+      throw error;
+    },
+  };
+}
+
+let calls: KernelCalls | undefined;
+
+/**
+ * The calls, or null where koffi is not installed or cannot be loaded. `useKoffi: false` and the environment
+ * variable `CACHE_ENGINE_NO_KOFFI=1` act as if it were absent.
+ */
 export function kernelCalls(options: { useKoffi?: boolean } = {}): KernelCalls | null {
-  return options.useKoffi === false ? null : null;
+  if (options.useKoffi === false) return null;
+  const koffi = loadKoffi();
+  if (koffi === null) return null;
+  calls ??= bindKernelCalls(koffi);
+  return calls;
 }
