@@ -1,3 +1,4 @@
+export { createL1Allocator, DEFAULT_VIEW_BYTES, type L1AllocatorOptions } from "./allocator.ts";
 export type {
   L1Allocator,
   L1Pool,
