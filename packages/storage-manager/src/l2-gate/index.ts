@@ -1,0 +1,10 @@
+export type { BreakerState } from "./breaker.ts";
+export type { GuardedCall } from "./call.ts";
+export { type GateClock, type GateTimer, systemGateClock } from "./clock.ts";
+export { GATE_OPERATIONS, type GateOperation } from "./failures.ts";
+export { guardAdapter } from "./gate.ts";
+export type { CallOptions, GuardedAdapter } from "./guarded-adapter.ts";
+export type { LatencySummary } from "./latency.ts";
+export type { CloseReport } from "./lifetime.ts";
+export { GATE_DEFAULTS, type GateOptions } from "./options.ts";
+export type { GatePhase, GateStatus, OperationCounts, StuckOperation } from "./status.ts";
