@@ -1,0 +1,94 @@
+import { CacheError, isCacheError, messageOf, type RegisteredL2Adapter } from "@cache/contracts";
+import { listAdapters, loadAdapter } from "@cache/discovery";
+import type { z } from "zod";
+import type { AdapterSpec, EngineConfig } from "../config/engine-config.ts";
+import { describeIssues } from "../config/issues.ts";
+
+/** A configured adapter whose package is imported and whose own keys its schema accepted. */
+export interface ResolvedAdapter {
+  readonly spec: AdapterSpec;
+  readonly registration: RegisteredL2Adapter;
+  readonly packageName: string;
+  readonly packageVersion: string | null;
+}
+
+/** The configured adapters in order, and what is worth a warning. */
+export interface ResolvedAdapters {
+  readonly adapters: readonly ResolvedAdapter[];
+  /** Packages that were tried in the search for a type and could not be imported. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Finds and imports the package of each configured adapter and checks the adapter's own keys. Does no other I/O:
+ * `registration.create(spec.own, l1)` makes the adapter.
+ *
+ * @throws CacheError `INVALID_CONFIG` with the adapter's number (from 1), key and fix; or an error of discovery.
+ */
+export async function resolveAdapters(
+  specs: readonly AdapterSpec[],
+  discovery: EngineConfig["discovery"],
+): Promise<ResolvedAdapters> {
+  if (specs.length === 0) return { adapters: [], warnings: [] };
+  const listing = await listAdapters(discoveryOptions(discovery));
+  const adapters: ResolvedAdapter[] = [];
+  const warnings = new Set<string>();
+  for (const [index, spec] of specs.entries()) {
+    const loaded = await loadAdapter(spec.type, listing).catch((error: unknown) => {
+      if (!isCacheError(error)) throw error;
+      throw new CacheError(error.code, `--l2-adapter #${index + 1}: ${error.message}`, {
+        cause: error,
+        details: error.details,
+      });
+    });
+    for (const failure of loaded.failures) warnings.add(failure.message);
+    checkOwnKeys(spec, loaded.registration, index + 1);
+    adapters.push({
+      spec,
+      registration: loaded.registration,
+      packageName: loaded.package.name,
+      packageVersion: loaded.package.version,
+    });
+  }
+  return { adapters, warnings: [...warnings] };
+}
+
+/** Where this process looks for adapters. */
+export function discoveryOptions(discovery: EngineConfig["discovery"]): Parameters<typeof listAdapters>[0] {
+  return {
+    startDirectory: process.cwd(),
+    enginePath: process.argv[1],
+    only: discovery.roots,
+    allow: discovery.allow,
+  };
+}
+
+function checkOwnKeys(spec: AdapterSpec, registration: RegisteredL2Adapter, number: number): void {
+  const where = `--l2-adapter #${number} ('${spec.type}')`;
+  const details = { adapter: number, type: spec.type };
+  let result: ReturnType<z.ZodType["safeParse"]>;
+  try {
+    result = registration.configSchema.safeParse(spec.own);
+  } catch (error) {
+    throw new CacheError("INVALID_CONFIG", `${where}: ${messageOf(error)}`, { cause: error, details });
+  }
+  if (result.success) return;
+  const text = describeIssues(result.error.issues, schemaKeys(registration.configSchema));
+  throw new CacheError(
+    "INVALID_CONFIG",
+    `${where}: ${text}; see \`cache-engine adapters show ${spec.type}\``,
+    {
+      details,
+    },
+  );
+}
+
+/** Names of the keys of a schema, also of a union's parts; empty where the schema has none. */
+export function schemaKeys(schema: unknown): string[] {
+  const def = (schema as { def?: { shape?: object; options?: unknown[]; in?: unknown; innerType?: unknown } })
+    .def;
+  if (def === undefined) return [];
+  if (def.shape !== undefined) return Object.keys(def.shape);
+  const inner = def.options ?? [def.in, def.innerType].filter((part) => part !== undefined);
+  return [...new Set(inner.flatMap(schemaKeys))];
+}

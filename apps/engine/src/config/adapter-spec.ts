@@ -1,0 +1,124 @@
+import { CacheError } from "@cache/contracts";
+import { z } from "zod";
+import type { AdapterSpec, EvictionSpec } from "./engine-config.ts";
+import { describeIssues } from "./issues.ts";
+
+/** Most adapters in one configuration. */
+export const ADAPTERS_MAX = 64;
+
+const flag = z.union([z.boolean(), z.literal([0, 1])]).transform(Boolean);
+
+const evictionKeys = z.strictObject({
+  eviction_policy: z.string().superRefine((policy, context) => {
+    if (policy === "LRU" || policy === "noop") return;
+    const known = policy === "ARC" || policy === "IsolatedLRU";
+    const text = known ? `'${policy}' is not served here; use LRU` : `must be LRU or noop, is '${policy}'`;
+    context.addIssue({ code: "custom", message: text });
+  }),
+  trigger_watermark: z.number().min(0).max(1).default(0.8),
+  eviction_ratio: z.number().min(0).max(1).default(0.2),
+});
+
+/** The common keys under LMCache's names. The engine takes them out before the adapter's schema sees the rest. */
+const commonKeys = z.object({
+  type: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9_-]*$/, "is a word of lower-case letters, digits, '_' and '-', e.g. fs"),
+  id: z.string().optional(),
+  eviction: evictionKeys.nullish(),
+  shared: flag.default(false),
+  persist_enabled: flag.default(true),
+  affinity_tag: z
+    .string()
+    .refine((tag) => tag === "_default", "there is one L1 here, with the tag '_default'; leave the key out")
+    .default("_default"),
+  serde: z
+    .unknown()
+    .refine(
+      (value) => value === undefined || value === null,
+      "serialisers are not served here: objects are stored as they are; leave the key out, and do not share a store with nodes that use one",
+    ),
+});
+
+const COMMON_KEYS = new Set(Object.keys(commonKeys.shape));
+
+/**
+ * Checks the common keys of each configured adapter and gives each its id.
+ *
+ * @throws CacheError `INVALID_CONFIG` with the adapter's number (from 1), the key and the fix.
+ */
+export function adapterSpecs(list: readonly Readonly<Record<string, unknown>>[]): AdapterSpec[] {
+  if (list.length > ADAPTERS_MAX) {
+    throw new CacheError("INVALID_CONFIG", `--l2-adapter: ${list.length} adapters, at most ${ADAPTERS_MAX}`);
+  }
+  const parsed = list.map((raw, index) => parseCommon(raw, index + 1));
+  const taken = new Set<string>();
+  for (const [index, { type, id }] of parsed.entries()) {
+    if (id === undefined) continue;
+    if (!isIdOf(type, id)) {
+      throw invalid(
+        index + 1,
+        type,
+        `id: '${id}' must be '${type}' or '${type}.' and a name of letters, digits, '_' and '-'`,
+      );
+    }
+    if (taken.has(id))
+      throw invalid(index + 1, type, `id: '${id}' is the id of another adapter; give each its own`);
+    taken.add(id);
+  }
+  return list.map((raw, index) => {
+    const keys = parsed[index]!;
+    const id = keys.id ?? freeId(keys.type, taken);
+    taken.add(id);
+    const own = Object.fromEntries(Object.entries(raw).filter(([key]) => !COMMON_KEYS.has(key)));
+    return {
+      id,
+      type: keys.type,
+      common: {
+        shared: keys.shared,
+        persistEnabled: keys.persist_enabled,
+        affinityTag: keys.affinity_tag,
+        eviction: evictionSpec(keys.eviction),
+      },
+      own,
+    };
+  });
+}
+
+function parseCommon(raw: Readonly<Record<string, unknown>>, number: number): z.output<typeof commonKeys> {
+  if (raw["type"] === undefined)
+    throw invalid(number, null, `missing 'type', e.g. {"type":"fs","base_path":"/data"}`);
+  const result = commonKeys.safeParse(raw);
+  if (result.success) return result.data;
+  const type = typeof raw["type"] === "string" ? raw["type"] : null;
+  throw invalid(number, type, describeIssues(result.error.issues, Object.keys(evictionKeys.shape)));
+}
+
+function isIdOf(type: string, id: string): boolean {
+  return (
+    id === type || (id.startsWith(`${type}.`) && /^[A-Za-z0-9_-]{1,64}$/.test(id.slice(type.length + 1)))
+  );
+}
+
+function freeId(type: string, taken: ReadonlySet<string>): string {
+  if (!taken.has(type)) return type;
+  for (let number = 2; ; number++) {
+    if (!taken.has(`${type}.${number}`)) return `${type}.${number}`;
+  }
+}
+
+function evictionSpec(keys: z.output<typeof evictionKeys> | null | undefined): EvictionSpec | null {
+  if (keys === null || keys === undefined) return null;
+  return {
+    policy: keys.eviction_policy === "noop" ? "noop" : "LRU",
+    triggerWatermark: keys.trigger_watermark,
+    ratio: keys.eviction_ratio,
+  };
+}
+
+function invalid(number: number, type: string | null, text: string): CacheError {
+  const named = type === null ? "" : ` ('${type}')`;
+  return new CacheError("INVALID_CONFIG", `--l2-adapter #${number}${named}: ${text}`, {
+    details: { adapter: number, ...(type === null ? {} : { type }) },
+  });
+}
