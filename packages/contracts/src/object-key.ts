@@ -46,12 +46,16 @@ function invalid(what: string, value: unknown, rule: string): CacheError {
   return new CacheError("INVALID_KEY", `${what} ${JSON.stringify(value)} ${rule}`, { details: { what } });
 }
 
+/** Half a character: UTF-8 replaces it, so that two keys would get one name in a store. */
+const LONE_SURROGATE = /\p{Surrogate}/u;
+
 /** Throws `INVALID_KEY` unless the name can stand in a key. */
 export function assertModelName(modelName: string): void {
   if (modelName.length === 0) throw invalid("model_name", modelName, "is empty; name the served model");
   if (modelName.includes("@"))
     throw invalid("model_name", modelName, "contains '@'; serve the model under another name");
   if (modelName.includes("\0")) throw invalid("model_name", modelName, "contains NUL; remove it");
+  if (LONE_SURROGATE.test(modelName)) throw invalid("model_name", modelName, "is not well-formed Unicode");
   if (Buffer.byteLength(modelName) > MODEL_NAME_BYTES_MAX) {
     throw invalid("model_name", `${modelName.slice(0, 40)}…`, `is longer than ${MODEL_NAME_BYTES_MAX} bytes`);
   }
@@ -62,6 +66,7 @@ export function assertCacheSalt(cacheSalt: string): void {
   if (/[@/\\\0]/.test(cacheSalt)) {
     throw invalid("cache_salt", cacheSalt, "contains one of '@', '/', '\\', NUL; use other characters");
   }
+  if (LONE_SURROGATE.test(cacheSalt)) throw invalid("cache_salt", cacheSalt, "is not well-formed Unicode");
   if ([...cacheSalt].length > CACHE_SALT_CHARS_MAX) {
     throw invalid(
       "cache_salt",

@@ -54,7 +54,7 @@ const TYPE_GRAMMAR = /^[a-z0-9][a-z0-9_-]*$/;
  * Registers configuration type and factory together, so that they cannot disagree. Call it once, on import.
  *
  * @throws CacheError `ADAPTER_TYPE_CONFLICT` naming both packages if a type is taken,
- *   `ADAPTER_API_INCOMPATIBLE` for another `apiVersion`, `INVALID_ARGUMENT` for a malformed type.
+ *   `ADAPTER_API_INCOMPATIBLE` for another `apiVersion`, `INVALID_ARGUMENT` for a malformed type or one named twice.
  */
 export function registerL2Adapter<Schema extends z.ZodType>(
   registration: L2AdapterRegistration<Schema>,
@@ -69,6 +69,12 @@ export function registerL2Adapter<Schema extends z.ZodType>(
   }
   if (types.length === 0) {
     throw new CacheError("INVALID_ARGUMENT", `package ${packageName} registers no type; name at least one`);
+  }
+  if (new Set(types).size !== types.length) {
+    throw new CacheError(
+      "INVALID_ARGUMENT",
+      `package ${packageName} names a type twice in one registration (${types.join(", ")}); name each once`,
+    );
   }
   for (const type of types) {
     if (!TYPE_GRAMMAR.test(type)) {

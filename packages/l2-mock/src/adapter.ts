@@ -425,7 +425,7 @@ function pageTokenKey(pageToken: string): string {
  */
 export function createMockAdapter(
   config: MockConfig,
-  _l1?: L1MemoryDesc | undefined,
+  _l1?: L1MemoryDesc,
   ports: MockPorts = {},
 ): MockAdapter {
   return new MemoryStore(config, ports);
