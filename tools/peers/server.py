@@ -10,7 +10,6 @@ REPO = Path(__file__).resolve().parents[2]
 POOL_DIR = Path("/dev/shm")
 PREFIX = os.environ.get("PEERS_PREFIX") or f"peers{os.getpid()}"
 _numbers = itertools.count()
-_live = set()
 
 
 def free_port():
@@ -80,7 +79,6 @@ class Server:
         begin = time.perf_counter()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        _live.add(self)
         if not wait:
             return None
         from client import fresh_ping  # imports torch: not needed by callers that only measure
@@ -104,7 +102,8 @@ class Server:
         if self.running():
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
-        _live.discard(self)
+        if self.kind == "lmcache" and self.pool_file is not None:
+            self.pool_file.unlink(missing_ok=True)  # it does not start while the name is taken
 
     def stop(self, seconds=20):
         """SIGTERM; returns the exit status, None if it had to be killed."""
@@ -116,8 +115,6 @@ class Server:
         except subprocess.TimeoutExpired:
             self.kill()
             return None
-        finally:
-            _live.discard(self)
 
     def destroy(self):
         """Ends the process and removes its pool and directories."""
