@@ -34,6 +34,7 @@ const commonKeys = z.object({
     .default("_default"),
   serde: z
     .unknown()
+    .optional()
     .refine(
       (value) => value === undefined || value === null,
       "serialisers are not served here: objects are stored as they are; leave the key out, and do not share a store with nodes that use one",

@@ -1,0 +1,140 @@
+import type { Command } from "commander";
+import type { EngineConfig } from "../config/engine-config.ts";
+import { loadConfig } from "../config/load-config.ts";
+import type { HttpServer } from "../http/server.ts";
+import type { RunningEngine } from "../engine-seam.ts";
+import type { EngineLog } from "../logs/logger.ts";
+import { banner } from "./banner.ts";
+import { typedFlags } from "./config-flags.ts";
+import { engineVersion } from "./version.ts";
+import { errorText, exitCodeOf, say } from "./output.ts";
+
+interface Started {
+  readonly engine: RunningEngine;
+  readonly http: HttpServer;
+}
+
+/** `cache-engine serve`: starts engine and HTTP server, stops both at SIGTERM or SIGINT. */
+export async function serve(command: Command): Promise<void> {
+  const { quiet, config: configFile, ...rest } = typedFlags(command);
+  const { config, warnings } = await loadConfig({
+    flags: rest,
+    configFile: typeof configFile === "string" ? configFile : undefined,
+    environment: process.env,
+  });
+  const { createLogger } = await import("../logs/logger.ts");
+  const log = createLogger({
+    level: config.logLevel,
+    instance: config.instance,
+    pretty: process.stderr.isTTY,
+  });
+  for (const warning of warnings) log.warn(warning);
+  warnOfOpenAddresses(config, log);
+  const stopping = new AbortController();
+  const onSignal = onSignals(stopping, log);
+  let started: Started;
+  try {
+    started = await start(config, log, stopping.signal);
+  } catch (error) {
+    if (!stopping.signal.aborted) throw error;
+    log.info("stopped during the start");
+    process.exit(0);
+  }
+  if (quiet !== true) {
+    const facts = { config, engine: started.engine, httpAddress: started.http.address };
+    say(banner({ ...facts, version: engineVersion(), readyMs: performance.now() }));
+  }
+  log.info("ready", {
+    rpc: started.engine.rpcAddress,
+    http: started.http.address,
+    readyMs: Math.round(performance.now()),
+  });
+  await onSignal;
+  await stop(started, config, log);
+}
+
+async function start(config: EngineConfig, log: EngineLog, signal: AbortSignal): Promise<Started> {
+  const [{ startHttpServer }, { runEngine }] = await Promise.all([
+    import("../http/server.ts"),
+    import("../engine/run-engine.ts"),
+  ]);
+  let engine: RunningEngine | null = null;
+  const http = await startHttpServer({ ...config.http, view: () => engine?.view ?? null, log });
+  try {
+    engine = await runEngine(config, {
+      log,
+      adapters: await adapters(config, log),
+      version: engineVersion(),
+      signal,
+    });
+  } catch (error) {
+    await http.close();
+    throw error;
+  }
+  return { engine, http };
+}
+
+async function adapters(config: EngineConfig, log: EngineLog) {
+  if (config.l2.adapters.length === 0) return [];
+  const { resolveAdapters } = await import("../adapters/resolve-adapters.ts");
+  const resolved = await resolveAdapters(config.l2.adapters, config.discovery);
+  for (const warning of resolved.warnings) log.warn(warning);
+  return resolved.adapters;
+}
+
+/** Settles at the first SIGTERM or SIGINT. The second one ends the process at once. */
+function onSignals(stopping: AbortController, log: EngineLog): Promise<void> {
+  return new Promise((resolve) => {
+    const handle = (signal: NodeJS.Signals) => {
+      if (stopping.signal.aborted) process.exit(signal === "SIGINT" ? 130 : 143);
+      log.info("stopping; a second signal ends at once", { signal });
+      stopping.abort();
+      resolve();
+    };
+    process.on("SIGTERM", handle);
+    process.on("SIGINT", handle);
+  });
+}
+
+async function stop({ engine, http }: Started, config: EngineConfig, log: EngineLog): Promise<void> {
+  try {
+    await http.close();
+    const { poolKept } = await engine.stop();
+    log.info("stopped", { poolKept });
+    say(farewell(engine, config, poolKept));
+    // Native handles of libraries must not keep a stopped engine alive.
+    process.exit(0);
+  } catch (error) {
+    process.stderr.write(`${errorText(error, false)}\n`);
+    process.exit(exitCodeOf(error));
+  }
+}
+
+function farewell(engine: RunningEngine, config: EngineConfig, poolKept: boolean): string {
+  if (!poolKept || engine.poolPath === null) return "stopped; no pool was kept";
+  return `stopped; the pool ${engine.poolPath} is kept for the next start; free it with: npx @cache/engine purge ${purgeFlags(config)}`;
+}
+
+function purgeFlags(config: EngineConfig): string {
+  const instance =
+    config.instance === String(config.rpc.port)
+      ? `--port ${config.instance}`
+      : `--instance-id ${config.instance}`;
+  return config.l1.shmName === `cache_engine_${config.instance}`
+    ? instance
+    : `${instance} --shm-name ${config.l1.shmName}`;
+}
+
+function warnOfOpenAddresses(config: EngineConfig, log: EngineLog): void {
+  const loopback = (host: string) => host === "::1" || host.startsWith("127.");
+  if (!loopback(config.rpc.host)) {
+    log.warn(
+      `the RPC server listens on ${config.rpc.host}: its protocol has no authentication and no encryption; whoever reaches port ${config.rpc.port} can read, write and clear the cache`,
+    );
+  }
+  if (!loopback(config.http.host)) {
+    log.warn(
+      `the HTTP server listens on ${config.http.host}: whoever reaches port ${config.http.port} can read the status${config.http.tokenFile === null ? "; changes from beyond loopback are refused without --http-token-file" : ""}`,
+    );
+  }
+}
