@@ -67,7 +67,7 @@ export function assertCacheSalt(cacheSalt: string): void {
     throw invalid("cache_salt", cacheSalt, "contains one of '@', '/', '\\', NUL; use other characters");
   }
   if (LONE_SURROGATE.test(cacheSalt)) throw invalid("cache_salt", cacheSalt, "is not well-formed Unicode");
-  if ([...cacheSalt].length > CACHE_SALT_CHARS_MAX) {
+  if (Array.from(cacheSalt).length > CACHE_SALT_CHARS_MAX) {
     throw invalid(
       "cache_salt",
       `${cacheSalt.slice(0, 40)}…`,
