@@ -1,3 +1,4 @@
+export { openJournal } from "./open-journal.ts";
 export type {
   FsyncPolicy,
   Journal,
