@@ -128,12 +128,13 @@ export class ScriptedAdapter implements L2Adapter {
   }
 
   unlock(unlockKeys: readonly ObjectKey[]): void {
-    void this.#play("unlock", unlockKeys.length, null, () => {
+    // Returned although it is typed void: adapters in JavaScript do that.
+    return this.#play("unlock", unlockKeys.length, null, () => {
       for (const item of unlockKeys) {
         const name = keyString(item);
         this.locks.set(name, (this.locks.get(name) ?? 0) - 1);
       }
-    });
+    }) as unknown as void;
   }
 
   load(requests: readonly SizedKey[], into: readonly MemoryObj[], signal: AbortSignal): Promise<Bitmap> {
