@@ -1,0 +1,173 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { request } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import type { EngineView } from "../src/engine-seam.ts";
+import { hostAllowed, isLoopbackAddress } from "../src/http/guard.ts";
+import { type HttpServer, startHttpServer } from "../src/http/server.ts";
+
+const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
+const JSON_TYPE = { "content-type": "application/json" };
+
+let cleared: unknown[];
+let healthy: boolean;
+let view: EngineView | null;
+let server: HttpServer;
+
+async function start(tokenFile: string | null = null): Promise<void> {
+  server = await startHttpServer({
+    host: "127.0.0.1",
+    port: 0,
+    allowedHosts: ["cache.example"],
+    tokenFile,
+    view: () => view,
+    log,
+  });
+}
+
+beforeEach(async () => {
+  cleared = [];
+  healthy = true;
+  view = {
+    health: () => (healthy ? { healthy } : { healthy, reason: "the journal cannot be written" }),
+    status: () => ({ is_healthy: healthy, chunk_size: 256 }),
+    clear: (asked) => {
+      cleared.push(asked);
+      return Promise.resolve();
+    },
+  };
+  await start();
+});
+afterEach(() => server.close());
+
+interface Answer {
+  readonly status: number;
+  readonly body: unknown;
+}
+
+function ask(method: string, path: string, headers: Record<string, string> = {}, body = ""): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const outgoing = request(new URL(path, server.address), { method, headers, agent: false }, (response) => {
+      let text = "";
+      response.on("data", (part: Buffer) => (text += part.toString()));
+      response.on("end", () =>
+        resolve({ status: response.statusCode ?? 0, body: text === "" ? "" : JSON.parse(text) }),
+      );
+    });
+    outgoing.on("error", reject);
+    outgoing.end(body);
+  });
+}
+
+test("the routes answer in LMCache's shapes", async () => {
+  expect(await ask("GET", "/")).toEqual({ status: 200, body: { status: "ok", service: "LMCache HTTP API" } });
+  expect(await ask("GET", "/healthcheck?x=1")).toEqual({ status: 200, body: { status: "healthy" } });
+  expect(await ask("GET", "/status")).toEqual({ status: 200, body: { is_healthy: true, chunk_size: 256 } });
+  expect(await ask("GET", "/nothing")).toEqual({ status: 404, body: { detail: "Not Found" } });
+  expect(await ask("GET", "/__proto__")).toEqual({ status: 404, body: { detail: "Not Found" } });
+  expect(await ask("DELETE", "/status")).toEqual({ status: 405, body: { detail: "Method Not Allowed" } });
+});
+
+test("the healthcheck says why not", async () => {
+  healthy = false;
+  expect(await ask("GET", "/healthcheck")).toEqual({
+    status: 503,
+    body: { status: "unhealthy", reason: "the journal cannot be written" },
+  });
+  view = null;
+  expect(await ask("GET", "/healthcheck")).toEqual({
+    status: 503,
+    body: { status: "unhealthy", reason: "starting" },
+  });
+  expect((await ask("GET", "/status")).status).toBe(503);
+  expect((await ask("POST", "/cache/clear", JSON_TYPE)).status).toBe(503);
+});
+
+test("clear: with and without a body, and every wrong one", async () => {
+  expect(await ask("POST", "/cache/clear", JSON_TYPE)).toEqual({
+    status: 200,
+    body: { status: "ok", cleared: { tier: "l1" } },
+  });
+  expect((await ask("POST", "/cache/clear", JSON_TYPE, '{"tier":"l1","force":true}')).status).toBe(200);
+  expect(cleared).toEqual([
+    { tier: "l1", force: false },
+    { tier: "l1", force: true },
+  ]);
+  expect(await ask("POST", "/cache/clear", JSON_TYPE, '{"tier":"l2"}')).toEqual({
+    status: 400,
+    body: { detail: "tier 'l2' not supported; only 'l1'" },
+  });
+  for (const body of ['{"tier":"l3"}', '{"force":"yes"}', "[]", "{"]) {
+    expect(await ask("POST", "/cache/clear", JSON_TYPE, body)).toMatchObject({
+      status: 422,
+      body: { detail: [{}] },
+    });
+  }
+  expect((await ask("POST", "/cache/clear", JSON_TYPE, " ".repeat(70_000))).status).toBe(413);
+  expect(cleared).toHaveLength(2);
+});
+
+test.each([
+  ["a foreign Host", { ...JSON_TYPE, host: "evil.example" }, 403],
+  ["a Host that only begins like loopback", { ...JSON_TYPE, host: "127.0.0.1.evil.example" }, 403],
+  ["a foreign Origin", { ...JSON_TYPE, origin: "http://evil.example" }, 403],
+  ["the origin null", { ...JSON_TYPE, origin: "null" }, 403],
+  ["a cross-site fetch", { ...JSON_TYPE, "sec-fetch-site": "cross-site" }, 403],
+  ["no content type", {}, 415],
+  ["a form", { "content-type": "application/x-www-form-urlencoded" }, 415],
+  ["a content type that only begins like JSON", { "content-type": "application/jsonp" }, 415],
+])("a change with %s is refused and changes nothing", async (_what, headers, status) => {
+  const answer = await ask("POST", "/cache/clear", headers, "{}");
+  expect(answer).toMatchObject({ status, body: { detail: expect.any(String) } });
+  expect(cleared).toEqual([]);
+});
+
+test("a change with a configured Host or its own Origin is accepted", async () => {
+  expect((await ask("POST", "/cache/clear", { ...JSON_TYPE, host: "cache.example:80" })).status).toBe(200);
+  const own = new URL(server.address).host;
+  expect(
+    (await ask("POST", "/cache/clear", { ...JSON_TYPE, host: own, origin: `http://${own}` })).status,
+  ).toBe(200);
+});
+
+test("with a token file changes need the token, reads do not", async () => {
+  await server.close();
+  const directory = mkdtempSync(join(tmpdir(), "token-"));
+  const file = join(directory, "token");
+  try {
+    writeFileSync(file, "0123456789abcdef\n");
+    await start(file);
+    expect((await ask("GET", "/status")).status).toBe(200);
+    expect((await ask("POST", "/cache/clear", JSON_TYPE)).status).toBe(401);
+    expect((await ask("POST", "/cache/clear", { ...JSON_TYPE, authorization: "Bearer wrong" })).status).toBe(
+      401,
+    );
+    expect(
+      (await ask("POST", "/cache/clear", { ...JSON_TYPE, authorization: "Bearer 0123456789abcdef" })).status,
+    ).toBe(200);
+    writeFileSync(file, "short");
+    await expect(start(file)).rejects.toMatchObject({ code: "INVALID_CONFIG" });
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
+
+test("an address in use is a typed error that names the flag", async () => {
+  const port = Number(new URL(server.address).port);
+  const options = { host: "127.0.0.1", port, allowedHosts: [], tokenFile: null, view: () => view, log };
+  await expect(startHttpServer(options)).rejects.toMatchObject({
+    code: "ADDRESS_IN_USE",
+    message: expect.stringContaining("--http-port"),
+  });
+});
+
+test("which hosts and addresses are loopback", () => {
+  for (const host of ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "127.1.2.3", "[::1]:8080", "[::1]"]) {
+    expect(hostAllowed(host, []), host).toBe(true);
+  }
+  for (const host of [undefined, "", "10.0.0.1", "localhost.evil", "[::2]", "127.evil"])
+    expect(hostAllowed(host, [])).toBe(false);
+  expect(isLoopbackAddress("::ffff:127.0.0.1")).toBe(true);
+  expect(isLoopbackAddress("::ffff:10.0.0.1")).toBe(false);
+});

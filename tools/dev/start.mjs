@@ -1,0 +1,31 @@
+// `npm start`: installs and builds what is missing, then runs the engine. Words after `--` go to `serve`.
+import { spawn } from "node:child_process";
+import { existsSync, statfsSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { build, install, ROOT, staleFolders } from "./lib.mjs";
+
+install();
+if (staleFolders().length > 0) build();
+
+// The default L2 is an fs adapter in the state directory, of at most this size. A `--l2-adapter` replaces it.
+const size = defaultL2SizeGb();
+const args = [join(ROOT, "apps/engine/bin/cache-engine.js"), "serve"];
+if (size > 0 && !process.env.CACHE_ENGINE_DEFAULT_L2_SIZE_GB) args.push("--default-l2-size-gb", String(size));
+const engine = spawn(process.execPath, [...args, ...process.argv.slice(2)], { stdio: "inherit" });
+// The terminal sends SIGINT to the engine itself; what is sent to this process alone is passed on.
+process.on("SIGINT", () => undefined);
+process.on("SIGTERM", () => engine.kill("SIGTERM"));
+engine.on("error", (error) => {
+  console.error(`error INTERNAL: the engine cannot be run: ${error.message}`);
+  process.exit(1);
+});
+engine.on("exit", (code, signal) => process.exit(code ?? (signal === "SIGKILL" ? 137 : 1)));
+
+/** 10 GiB, or half of what the disk has free if that is less. */
+function defaultL2SizeGb() {
+  let directory = process.env.XDG_STATE_HOME || join(homedir(), ".local", "state");
+  while (!existsSync(directory)) directory = dirname(directory);
+  const { bavail, bsize } = statfsSync(directory);
+  return Math.min(10, Math.floor(((bavail * bsize) / 2 ** 30) * 5) / 10);
+}
