@@ -250,6 +250,21 @@ const wrongAdapters: Record<string, { law: string; make: () => L2Adapter }> = {
     law: "manifest.truthful",
     make: broken((good) => ({ capabilities: { ...good.capabilities } })),
   },
+  "loads in two steps, without looking again": {
+    law: "concurrent.delete-race",
+    make: broken((good) => ({
+      async load(requests, into, signal) {
+        const there = requests.map(({ key }) => good.objects.has(keyString(key)));
+        await new Promise((resolve) => setImmediate(resolve));
+        for (const { bytes } of into) bytes.fill(0);
+        await good.load(requests, into, signal);
+        return Bitmap.of(
+          requests.length,
+          there.flatMap((yes, i) => (yes ? [i] : [])),
+        );
+      },
+    })),
+  },
   "hangs on a miss": {
     law: "miss.zero-bits",
     make: broken((good) => ({

@@ -1,6 +1,6 @@
 import { strict as assert } from "node:assert";
 import { type Bitmap, keyString, type L2Adapter, type MemoryObj } from "@cache/contracts";
-import { deleteOf, holdsPattern, isThere, type Law, type LawContext, turns } from "../law.ts";
+import { deleteOf, holdsPattern, isThere, type Law, type LawContext, needs, turns } from "../law.ts";
 import { assertWhole, type Sample, sample, sampleKey, sized, storeAll } from "../law.ts";
 
 const SALTS = ["", "tenant-a", "tenant-b"];
@@ -56,6 +56,34 @@ async function sameKeyRace(context: LawContext): Promise<void> {
   );
   await assertWhole(context, adapter, twins[0] as Sample);
   assert.equal(adapter.usage().totalBytesUsed - base, byteLength, "racing stores of one key count once");
+}
+
+/** Deletes race loads and stores of one key: whatever wins, a 1 bit is the whole object. */
+async function deleteRace(context: LawContext): Promise<void> {
+  const adapter = await context.open();
+  const remove = deleteOf(adapter);
+  const base = adapter.usage().totalBytesUsed;
+  const byteLength = Math.min(200_000, context.capabilities.maxObjectBytes);
+  const item = sample(context, 3, byteLength);
+  const targets = [1, 2, 3].map(() => context.arena.allocate(byteLength));
+  for (let round = 0; round < 10; round++) {
+    await storeAll(context, adapter, [item]);
+    const loads = targets.map(async (target) => {
+      const loaded = await adapter.load([sized(item)], [target], context.signal);
+      if (loaded.has(0)) assert.ok(holdsPattern(target.bytes, 3), "a load beside a delete is not whole");
+    });
+    await turns(round % 3);
+    await Promise.all([...loads, remove([item.key], context.signal)]);
+    await Promise.all([
+      adapter.store([item.key], [item.source], context.signal),
+      remove([item.key], context.signal),
+    ]);
+    const there = await isThere(context, adapter, item.key, byteLength);
+    if (there) await assertWhole(context, adapter, item);
+    const used = adapter.usage().totalBytesUsed - base;
+    assert.equal(used, there ? byteLength : 0, "usage after a store beside a delete of one key");
+    await remove([item.key], context.signal);
+  }
 }
 
 /** What the model knows of one key. Operations on one key follow each other; keys run beside each other. */
@@ -170,6 +198,12 @@ async function concurrentModel(context: LawContext): Promise<void> {
 export const ACCOUNTING_LAWS: readonly Law[] = [
   { id: "usage.fold", title: "usage is the sum of acknowledged stores and deletes", run: usageIsFold },
   { id: "concurrent.same-key", title: "one key stored six times at once is stored once", run: sameKeyRace },
+  {
+    id: "concurrent.delete-race",
+    title: "loads and stores beside deletes of one key stay whole",
+    excuse: needs("delete", true),
+    run: deleteRace,
+  },
   {
     id: "concurrent.model",
     title: "concurrent operations agree with a model in memory",

@@ -205,6 +205,21 @@ export const LIFECYCLE_LAWS: readonly Law[] = [
     },
   },
   {
+    id: "lifecycle.open-aborted",
+    title: "an aborted open rejects with ABORTED or succeeds, and does no harm to a later one",
+    async run(context) {
+      const adapter = context.create();
+      await context.openAdapter(adapter, AbortSignal.abort()).catch((error: unknown) => {
+        assert.ok(hasCode(error, "ABORTED"), `an aborted open rejected with ${String(error)}, not ABORTED`);
+      });
+      await adapter.close();
+      const item = sample(context, 1, 300);
+      const later = await context.open();
+      await storeAll(context, later, [item]);
+      await assertWhole(context, later, item);
+    },
+  },
+  {
     id: "lifecycle.status",
     title: "status is plain JSON with isHealthy and type",
     async run(context) {

@@ -118,6 +118,15 @@ async function quarantineTakesAway(context: LawContext): Promise<void> {
     "a quarantined key is loaded",
   );
   await assertWhole(context, adapter, good);
+  if (context.capabilities.listKeys) {
+    const page = await adapter.listKeys?.({ pageSize: 100 }, context.signal);
+    const listed = page?.entries.map(({ key }) => key.chunk_hash_hex);
+    assert.deepEqual(
+      listed,
+      [Buffer.from(good.key.chunkHash).toString("hex")],
+      "the listing after a quarantine",
+    );
+  }
   await storeAll(context, adapter, [bad]);
   await assertWhole(context, adapter, bad);
 }

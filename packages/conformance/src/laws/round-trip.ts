@@ -210,6 +210,25 @@ async function tooLarge(context: LawContext): Promise<void> {
   assert.ok(refused, "an object above maxObjectBytes was stored");
 }
 
+async function tooManyKeys(context: LawContext): Promise<void> {
+  const adapter = await context.open();
+  const count = context.capabilities.maxBatchKeys + 1;
+  if (count > 100_000) {
+    context.note(`maxBatchKeys ${count - 1} is too many to be tried here`);
+    return;
+  }
+  const requests = Array.from({ length: count }, () => ({ key: sampleKey(1), byteLength: 10 }));
+  // Answered or refused: the wrapper checks one bit a key, or a typed error.
+  const bits = await adapter.lookupAndLock(requests, context.signal).catch((error: unknown) => {
+    assert.ok(isCacheError(error));
+    return null;
+  });
+  assert.ok(bits === null || bits.count() === 0, "a lookup of too many missing keys found some");
+  const item = sample(context, 2, 100);
+  await storeAll(context, adapter, [item]);
+  await assertWhole(context, adapter, item);
+}
+
 async function outsideArena(context: LawContext): Promise<void> {
   const adapter = await context.open();
   const own = (): MemoryObj => ({ bytes: new Uint8Array(2000), poolOffset: null });
@@ -264,5 +283,6 @@ export const ROUND_TRIP_LAWS: readonly Law[] = [
   },
   { id: "store.no-reference", title: "no buffer is kept after settling", run: sourceUntouched },
   { id: "store.twice", title: "the same key again: same bytes, counted once", run: storedTwice },
+  { id: "limits.batch-keys", title: "more than maxBatchKeys is answered or refused", run: tooManyKeys },
   { id: "limits.object-bytes", title: "an object above maxObjectBytes is refused", run: tooLarge },
 ];
