@@ -1,3 +1,4 @@
+export { dtypeItemBytes, elementsOf, knownDtypes } from "./dtypes.ts";
 export type {
   Answer,
   Answered,
@@ -9,3 +10,6 @@ export type {
   PrepareStoreAnswer,
   SlotDesc,
 } from "./handlers.ts";
+export type { RpcLimits, RpcServer, RpcServerOptions, RpcServerStatus } from "./server.ts";
+export { startRpcServer } from "./start.ts";
+export { CHUNK_HASH_BYTES, chunkHashes, TokenHasher } from "./token-hasher.ts";
