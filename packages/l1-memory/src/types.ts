@@ -29,6 +29,11 @@ export interface L1PoolOptions {
   readonly journalId: string;
   /** What the journal says of the last pool; null if it knows none. */
   readonly expected: PoolIdentity | null;
+  /**
+   * Asked last, before anything is mapped, with the position in the pool that would be re-attached: null if the
+   * journal reaches it undamaged, else why not; L1 then starts empty with a refusal of check `position`.
+   */
+  readonly checkPosition?: (position: bigint) => string | null;
 }
 
 /** What must agree for a pool file to be re-attached; recorded by the engine in its journal. */
