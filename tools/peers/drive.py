@@ -1,5 +1,5 @@
 """mp_client_drive.py, LMCache's own client classes end to end, in each shape; and objects beyond 4 GiB."""
-import os, re, subprocess, sys
+import json, os, re, subprocess, sys
 from pathlib import Path
 
 from client import Layout, RawClient, Report, Sequence, check_served
@@ -48,6 +48,10 @@ def main():
     report = Report("drive")
     server = Server("shm")
     server.start()
+    if server.kind == "engine":
+        without = os.environ.get("CACHE_ENGINE_NO_KOFFI") == "1"
+        shown = re.findall(r'"\w*access\w*": "(\w+)"', json.dumps(server.status()), re.I)
+        report.equal("status says which path to the pool is used", set(shown), {"file" if without else "mapped"})
     drive(report, "shm", server, "--expect-mode", "shm")
     drive(report, "shm --mla", server, "--expect-mode", "shm", "--mla")
     server.destroy()

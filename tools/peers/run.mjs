@@ -101,6 +101,13 @@ function must(command, args) {
   }
 }
 
+/** Every package and app that is built. */
+function projects() {
+  return ["packages", "apps"]
+    .flatMap((folder) => readdirSync(join(repo, folder)).map((name) => join(folder, name)))
+    .filter((folder) => existsSync(join(repo, folder, "tsconfig.json")));
+}
+
 function count(line) {
   if (line.startsWith("ok ")) counts.passed += 1;
   else if (line.startsWith("FAIL ")) counts.failed += 1;
@@ -165,7 +172,9 @@ function run(name) {
 }
 
 must("bash", [join(here, "setup.sh"), peers]);
-if (!options["no-build"] && process.env.PEERS_SERVER !== "lmcache") must("npx", ["tsc", "-b"]);
+if (!options["no-build"] && process.env.PEERS_SERVER !== "lmcache") {
+  must("npx", ["tsc", "-b", ...projects()]);
+}
 for (const name of options.only.length > 0 ? options.only : Object.keys(checks)) await run(name);
 console.log(`\n${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
 process.exit(counts.failed > 0 ? 1 : 0);
