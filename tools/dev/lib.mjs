@@ -51,7 +51,7 @@ export function packageFolders() {
   return WORKSPACE_FOLDERS.filter((folder) => existsSync(join(ROOT, folder)))
     .flatMap((folder) => readdirSync(join(ROOT, folder)).map((name) => join(folder, name)))
     .filter((folder) => existsSync(join(ROOT, folder, "package.json")))
-    .sort();
+    .sort((a, b) => (a < b ? -1 : 1));
 }
 
 /** Installs what the lockfile says if node_modules is missing or older than the manifests. */

@@ -1,8 +1,7 @@
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
-import { createServer, type Server } from "node:http";
-import { createServer as createTcpServer } from "node:net";
-import type { AddressInfo } from "node:net";
+import { createServer } from "node:http";
+import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -159,19 +158,17 @@ test("ping: exit code 3 and both causes where nobody answers", () => {
   expect(JSON.parse(out)).toMatchObject({ ok: false, http: { ok: false }, rpc: { ok: false } });
 });
 
-test("an RPC ping of something that is no engine fails in time", async () => {
-  const servers: (Server | ReturnType<typeof createTcpServer>)[] = [
-    createServer(),
-    createTcpServer(() => {}),
-  ];
-  for (const server of servers) {
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-    const { port } = server.address() as AddressInfo;
-    await expect(rpcPing(`tcp://127.0.0.1:${port}`, 200)).rejects.toMatchObject({
-      code: "BACKEND_UNAVAILABLE",
-    });
-    server.close();
-  }
+test.each([
+  ["an HTTP server", () => createServer()],
+  ["a silent server", () => createTcpServer(() => {})],
+])("an RPC ping of %s fails in time", async (_what, make) => {
+  const server = make();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  await expect(rpcPing(`tcp://127.0.0.1:${port}`, 200)).rejects.toMatchObject({
+    code: "BACKEND_UNAVAILABLE",
+  });
+  server.close();
 });
 
 test("purge removes the pool, and the state only if asked for; a locked pool stays", () => {
