@@ -147,8 +147,7 @@ class FsAdapter implements L2Adapter {
 
   async #close(): Promise<void> {
     await this.#operations.end();
-    await this.#opening?.catch(() => undefined);
-    if (this.#opened === null) return;
+    if (this.#opened === null) return; // an attempt to open that is under way ends by itself
     await this.#opened.scan.stop();
     openTokens().delete(this.#opened.openToken);
     this.#locks.clear();
@@ -178,12 +177,19 @@ class FsAdapter implements L2Adapter {
    * stores would go to the disk below it.
    */
   async #assertDirectory(): Promise<void> {
-    const found = await this.#port.stat(this.location).catch((error: unknown) => {
-      throw backendError(error, "look at", this.location);
-    });
-    if (found.isDirectory() && found.dev === this.#state().directory.device) return;
-    const message = `another filesystem is at ${this.location} now than when it was opened; mount the right one, or restart the engine to use this one`;
-    throw new CacheError("BACKEND_UNAVAILABLE", message);
+    let failure: CacheError;
+    try {
+      const found = await this.#port.stat(this.location);
+      if (found.isDirectory() && found.dev === this.#state().directory.device) return;
+      failure = new CacheError(
+        "BACKEND_UNAVAILABLE",
+        `another filesystem is at ${this.location} now than when it was opened; mount the right one, or restart the engine to use this one`,
+      );
+    } catch (error) {
+      failure = backendError(error, "look at", this.location);
+    }
+    this.#operations.countError(failure);
+    throw failure;
   }
 
   /** The verdict on keys of which some failed: an error if nothing was found, else what was found. */
@@ -233,10 +239,7 @@ class FsAdapter implements L2Adapter {
     let bytesTransferred = 0;
     await this.#operations.run(signal, async () => {
       if (keys.length === 0) return;
-      await this.#assertDirectory().catch((error: CacheError) => {
-        this.#operations.countError(error);
-        throw error;
-      });
+      await this.#assertDirectory();
       await this.#operations.forEach(keys.length, signal, async (i) => {
         try {
           const key = keys[i];

@@ -7,12 +7,17 @@ function octal(value: string | number): number {
   return /^0?[0-7]{3}$/.test(String(value)) ? Number.parseInt(String(value), 8) : Number.NaN;
 }
 
-function mode(needed: number, example: string, who: string): z.ZodUnion<readonly [z.ZodString, z.ZodNumber]> {
+function mode(
+  option: string,
+  needed: number,
+  example: string,
+  who: string,
+): z.ZodUnion<readonly [z.ZodString, z.ZodNumber]> {
   return z
-    .union([z.string(), z.number()], { error: `must be ${MODE_RULE}"${example}"` })
+    .union([z.string(), z.number()], { error: `${option} must be ${MODE_RULE}"${example}"` })
     .refine((value) => (octal(value) & needed) === needed, {
       error: (issue) =>
-        `is ${JSON.stringify(issue.input)}: write ${MODE_RULE}"${example}", and let the owner ${who}`,
+        `${option} is ${JSON.stringify(issue.input)}: write ${MODE_RULE}"${example}", and let the owner ${who}`,
     });
 }
 
@@ -71,10 +76,10 @@ export const fsConfigSchema = z.strictObject({
     .enum(["none", "data", "full"], { error: "fsync must be none, data or full" })
     .default("none")
     .describe("Before a store is acknowledged: nothing; the file's data; the file and its directory entry."),
-  file_mode: mode(0o600, "0600", "read and write")
+  file_mode: mode("file_mode", 0o600, "0600", "read and write")
     .default("0600")
     .describe("Permissions of object files, in octal digits."),
-  directory_mode: mode(0o700, "0700", "read, write and enter")
+  directory_mode: mode("directory_mode", 0o700, "0700", "read, write and enter")
     .default("0700")
     .describe("Permissions of directories that the adapter makes, in octal digits."),
   scan_interval_seconds: z

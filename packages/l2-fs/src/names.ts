@@ -41,20 +41,12 @@ export function encodeFileName(key: ObjectKey): string {
   const rank = kvRank.toString(16).padStart(8, "0");
   const salt = cacheSalt === "" ? "" : `@${cacheSalt}`;
   const name = `${encodeModelName(key.modelName)}@0x${rank}@${objectGroupId.toString(16)}@${hash}${salt}${OBJECT_SUFFIX}`;
-  const bytes = Buffer.from(name);
-  if (bytes.byteLength > NAME_BYTES_MAX) {
+  const nameBytes = Buffer.byteLength(name);
+  if (nameBytes > NAME_BYTES_MAX) {
     throw new CacheError(
       "INVALID_KEY",
-      `the file name of this key would have ${bytes.byteLength} bytes, a file system takes ${NAME_BYTES_MAX}; shorten model name or cache_salt`,
-      { details: { nameBytes: bytes.byteLength, modelName: key.modelName } },
-    );
-  }
-  // A lone surrogate has no UTF-8 form: all of them would become the same replacement character.
-  if (bytes.toString() !== name) {
-    throw new CacheError(
-      "AMBIGUOUS_NAME",
-      "model name or cache_salt contains half of a surrogate pair, which no file name can hold; use valid Unicode text",
-      { details: { modelName: key.modelName } },
+      `the file name of this key would have ${nameBytes} bytes, a file system takes ${NAME_BYTES_MAX}; shorten model name or cache_salt`,
+      { details: { nameBytes, modelName: key.modelName } },
     );
   }
   return name;
