@@ -24,13 +24,19 @@ async function assertWhole(basePath: string, acknowledged: readonly number[]): P
   const adapter = await openFs(basePath);
   for (const n of acknowledged) {
     const bytes = await loadOne(adapter, key(n), BYTES);
-    expect(bytes?.every((byte) => byte === n % 251), `acknowledged object ${n}`).toBe(true);
+    expect(
+      bytes?.every((byte) => byte === n % 251),
+      `acknowledged object ${n}`,
+    ).toBe(true);
   }
   for (const name of await readdir(basePath)) {
     const k = decodeFileName(name);
     if (k === null) continue;
     const n = Buffer.from(k.chunkHash).readUInt32BE(0);
-    expect((await loadOne(adapter, k, BYTES))?.every((byte) => byte === n % 251), `file ${n}`).toBe(true);
+    expect(
+      (await loadOne(adapter, k, BYTES))?.every((byte) => byte === n % 251),
+      `file ${n}`,
+    ).toBe(true);
   }
   await until(() => scansCompleted(adapter) >= 1);
   expect((await readdir(basePath)).filter((name) => name.endsWith(".tmp"))).toEqual([]);

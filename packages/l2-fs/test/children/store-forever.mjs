@@ -19,14 +19,18 @@ await adapter.open({
   log: { debug: silent, info: silent, warn: silent, error: silent },
   signal,
 });
-for (let n = first; count === 0 || n < first + count; n += 4) {
+const end = count === 0 ? Number.POSITIVE_INFINITY : first + count;
+for (let n = first; n < end; n += 4) {
   const numbers = [n, n + 1, n + 2, n + 3];
   const keys = numbers.map((number) => {
     const chunkHash = Buffer.alloc(32);
     chunkHash.writeUInt32BE(number, 0);
     return objectKey({ chunkHash, modelName: "org/model", kvRank: 0x01000100 });
   });
-  const objects = numbers.map((number) => ({ bytes: Buffer.alloc(1_500_000, number % 251), poolOffset: null }));
+  const objects = numbers.map((number) => ({
+    bytes: Buffer.alloc(1_500_000, number % 251),
+    poolOffset: null,
+  }));
   const { stored } = await adapter.store(keys, objects, signal);
   for (const i of stored.positions()) writeSync(1, `${numbers[i]}\n`);
 }
