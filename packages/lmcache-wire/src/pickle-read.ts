@@ -130,14 +130,14 @@ function readTensor(value: PickleValue, storages: Map<Buffer, Storage>): InlineO
   }
   if (offset?.kind !== "int" || offset.value < 0) throw violation(TENSOR, "has no storage offset");
   if (shape.length !== strides.length || !isContiguous(shape, strides)) {
-    throw violation(TENSOR, `of shape [${shape}] has strides [${strides}]; only contiguous ones are read`);
+    throw violation(TENSOR, `of shape [${shape.join(", ")}] has strides [${strides.join(", ")}]; only contiguous ones are read`);
   }
   const from = offset.value * itemBytes;
   const length = elementsOf(shape) * itemBytes;
   if (!Number.isSafeInteger(from + length) || from + length > storage.bytes.length) {
     throw violation(
       TENSOR,
-      `of shape [${shape}] does not lie in its ${storage.bytes.length} bytes of storage`,
+      `of shape [${shape.join(", ")}] does not lie in its ${storage.bytes.length} bytes of storage`,
     );
   }
   return { bytes: storage.bytes.subarray(from, from + length), shape, dtype };

@@ -93,7 +93,7 @@ export function writeTensorList(objects: readonly InlineObject[]): TensorListPar
     if (itemBytes === undefined || elementsOf(shape) * itemBytes !== bytes.length || bytes.length === 0) {
       throw new CacheError(
         "INVALID_ARGUMENT",
-        `${bytes.length} bytes do not fill a tensor of shape [${shape}] and dtype ${dtype}; pass the object's own layout`,
+        `${bytes.length} bytes do not fill a tensor of shape [${shape.join(", ")}] and dtype ${dtype}; pass the object's own layout`,
       );
     }
     parts.push(beforeBytes(dtype, bytes.length), bytes, afterBytes(shape));
