@@ -1,6 +1,190 @@
-import { CacheError } from "@cache/contracts";
-import type { RunEngine } from "../engine-seam.ts";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { type AdapterLog, CacheError, type L1MemoryDesc } from "@cache/contracts";
+import { type Journal, type JournalRecovery, openJournal } from "@cache/journal";
+import { type L1Pool, openL1Pool, type PoolIdentity } from "@cache/l1-memory";
+import { type RpcServer, startRpcServer } from "@cache/lmcache-wire";
+import { type AdapterSetup, openStorageManager, type StorageManager } from "@cache/storage-manager";
+import type { ResolvedAdapter } from "../adapters/resolve-adapters.ts";
+import type { EngineConfig } from "../config/engine-config.ts";
+import type { EngineContext, EngineView, RunEngine, RunningEngine } from "../engine-seam.ts";
+import { engineHandlers } from "./handlers.ts";
+import { gateOptions, managerOptions } from "./manager-options.ts";
+import { engineStatus } from "./engine-status.ts";
 
-/** Starts storage manager, journal, pool and RPC server. */
-export const runEngine: RunEngine = () =>
-  Promise.reject(new CacheError("UNSUPPORTED", "the engine is not composed yet"));
+/** Composes journal, pool, storage manager and RPC server into a running engine; takes all down if one fails. */
+export const runEngine: RunEngine = async (config, context) => {
+  const opened = await openJournal({
+    directory: config.state.directory === null ? null : join(config.state.directory, "journal"),
+    fsync: config.journalFsync,
+    onHealth: (health) => {
+      if (health.state === "ok") context.log.info("the journal can be written again");
+      else
+        context.log.error("the journal cannot be written: nothing new is handed out", {
+          cause: health.cause.message,
+        });
+    },
+  });
+  let pool: L1Pool | null = null;
+  let manager: StorageManager | null = null;
+  try {
+    const openPool = async (expected: PoolIdentity | null): Promise<L1Pool> => {
+      pool = await openL1Pool({ ...poolOptions(config, opened.journal.id), expected });
+      return pool;
+    };
+    const stateDirs = await adapterDirectories(config, context.adapters);
+    manager = await openStorageManager({
+      journal: opened.journal,
+      recovery: opened.recovery,
+      openPool,
+      makeAdapters: (l1) => makeAdapters(context.adapters, l1, stateDirs),
+      options: managerOptions(config),
+      gate: gateOptions(config),
+      log: context.log,
+      adapterLog: (id) => withId(context.log, id),
+    });
+    const rpc = await startRpcServer({
+      host: config.rpc.host,
+      port: config.rpc.port,
+      handlers: engineHandlers(manager, config.chunkSize),
+      chunkSize: config.chunkSize,
+      poolSizeBytes: config.l1.sizeBytes,
+      limits: { sessionsMax: config.rpc.sessionsMax, sessionTtlSeconds: config.rpc.sessionTtlMs / 1_000 },
+      log: context.log,
+    });
+    return running(config, context, opened, manager, rpc);
+  } catch (error) {
+    await manager?.stop();
+    await (pool as L1Pool | null)?.close({ keep: true });
+    await opened.journal.close();
+    throw error;
+  }
+};
+
+function poolOptions(config: EngineConfig, journalId: string) {
+  return {
+    shmName: config.l1.shmName,
+    sizeBytes: config.l1.sizeBytes,
+    alignBytes: config.l1.alignBytes,
+    mode: config.l1.shmMode,
+    ...(config.l1.shmGroup === null ? {} : { group: config.l1.shmGroup }),
+    journalId,
+  };
+}
+
+/** A directory for each adapter that keeps files of its own. */
+async function adapterDirectories(
+  config: EngineConfig,
+  adapters: readonly ResolvedAdapter[],
+): Promise<ReadonlyMap<string, string>> {
+  const directories = new Map<string, string>();
+  if (config.state.directory === null) return directories;
+  for (const { spec } of adapters)
+    directories.set(spec.id, join(config.state.directory, "adapters", spec.id));
+  // Whether an adapter needs its directory is known only once it is made; an empty one does no harm.
+  for (const directory of directories.values()) await mkdir(directory, { recursive: true, mode: 0o700 });
+  return directories;
+}
+
+function makeAdapters(
+  adapters: readonly ResolvedAdapter[],
+  l1: L1MemoryDesc,
+  stateDirs: ReadonlyMap<string, string>,
+): AdapterSetup[] {
+  return adapters.map(({ spec, registration }, index) => {
+    const adapter = registration.create(spec.own, l1);
+    const { capabilities } = adapter;
+    const where = `--l2-adapter #${index + 1} ('${spec.id}')`;
+    if (capabilities.l1Registration === "required" && l1.ptr === null) {
+      throw new CacheError(
+        "UNSUPPORTED",
+        `${where} needs a mapped L1 and this engine has none; install koffi and keep shared memory on`,
+      );
+    }
+    const stateDir = capabilities.needsStateDir ? (stateDirs.get(spec.id) ?? null) : null;
+    if (capabilities.needsStateDir && stateDir === null) {
+      throw new CacheError(
+        "INVALID_CONFIG",
+        `${where} keeps files of its own; give the engine a --state-dir`,
+      );
+    }
+    const { eviction, shared } = spec.common;
+    return {
+      id: spec.id,
+      adapter,
+      stateDir,
+      shared,
+      eviction:
+        eviction === null
+          ? null
+          : {
+              policy: eviction.policy,
+              triggerWatermark: eviction.triggerWatermark,
+              evictionRatio: eviction.ratio,
+            },
+    };
+  });
+}
+
+function withId(log: AdapterLog, adapter: string): AdapterLog {
+  return {
+    debug: (message, fields) => log.debug(message, { adapter, ...fields }),
+    info: (message, fields) => log.info(message, { adapter, ...fields }),
+    warn: (message, fields) => log.warn(message, { adapter, ...fields }),
+    error: (message, fields) => log.error(message, { adapter, ...fields }),
+  };
+}
+
+function running(
+  config: EngineConfig,
+  context: EngineContext,
+  opened: { journal: Journal; recovery: JournalRecovery },
+  manager: StorageManager,
+  rpc: RpcServer,
+): RunningEngine {
+  const view: EngineView = {
+    health: () => {
+      const { healthy, reason } = manager.health();
+      return reason === null ? { healthy } : { healthy, reason };
+    },
+    status: () => engineStatus(config, context, manager, rpc),
+    clear: async ({ force }) => {
+      await manager.clear(force);
+      manager.commit();
+    },
+  };
+  const { pool } = manager.core;
+  let stopping: Promise<{ poolKept: boolean }> | null = null;
+  const stop = async (): Promise<{ poolKept: boolean }> => {
+    await rpc.close();
+    await manager.stop();
+    const poolKept = pool.path !== null && config.state.directory !== null && !config.l1.freePoolOnExit;
+    await opened.journal.close();
+    await pool.close({ keep: poolKept });
+    return { poolKept };
+  };
+  return {
+    view,
+    rpcAddress: rpc.address,
+    poolPath: pool.path,
+    notes: notesOf(manager),
+    stop: () => {
+      stopping ??= stop();
+      return stopping;
+    },
+  };
+}
+
+function notesOf(manager: StorageManager): string[] {
+  const { recoveryReport: report } = manager;
+  const notes: string[] = [];
+  if (report.reattached) notes.push(`pool re-attached with ${report.objects} objects`);
+  else notes.push(`L1 starts empty: ${report.emptyBecause}`);
+  if (report.damage !== null)
+    notes.push(`the journal was damaged at ${report.damage}; the rest is kept beside it`);
+  if (report.tornBytes > 0)
+    notes.push(`${report.tornBytes} bytes of an unfinished journal record were cut off`);
+  if (manager.core.pool.access === "file")
+    notes.push("koffi is absent: the pool is reached through its file");
+  return notes;
+}
