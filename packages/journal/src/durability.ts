@@ -34,6 +34,8 @@ interface Waiter {
 export class Durability {
   private readonly options: DurabilityOptions;
   private readonly dirty = new Set<AppendFile>();
+  /** Handles that the syncer works on: closing one now could sync a stranger's file. */
+  private readonly syncing = new Set<AppendFile>();
   private directoryDirty = false;
   private commits = 0;
   private synced = 0;
@@ -60,7 +62,7 @@ export class Durability {
   /** Nothing more will be written to a file; its handle is closed once what it holds is synced. */
   retire(file: AppendFile): void {
     file.retired = true;
-    if (!this.dirty.has(file)) this.options.files.close(file.handle);
+    if (!this.dirty.has(file) && !this.syncing.has(file)) this.options.files.close(file.handle);
   }
 
   /** A commit has ended: everything written is to be synced as the policy says. */
@@ -146,16 +148,19 @@ export class Durability {
     const handles = batch.map(({ file }) => file.handle);
     const withDirectory = this.directoryDirty && files.directoryHandle !== null;
     if (withDirectory && files.directoryHandle !== null) handles.push(files.directoryHandle);
+    for (const file of this.dirty) this.syncing.add(file);
     this.dirty.clear();
     this.directoryDirty = false;
     try {
       await syncer.sync(handles);
     } catch (error) {
+      this.syncing.clear();
       for (const { file } of batch) this.dirty.add(file);
       this.directoryDirty ||= withDirectory;
       done(error);
       return;
     }
+    this.syncing.clear();
     this.synced = commit;
     for (const { file, length } of batch) {
       file.synced = length;

@@ -159,20 +159,20 @@ export class FileJournal implements Journal {
     }
     const made = this.makeSnapshot(source).then(
       (position) => {
+        this.snapshotting = null;
         this.lastSnapshotError = null;
         return { position: BigInt(position) };
       },
       (error: unknown) => {
+        this.snapshotting = null;
         this.lastSnapshotError = messageOf(error);
         throw error;
       },
     );
-    const settled = made.then(
+    this.snapshotting = made.then(
       () => {},
       () => {},
     );
-    this.snapshotting = settled;
-    void settled.then(() => (this.snapshotting = null));
     return made;
   }
 
