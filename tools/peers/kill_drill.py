@@ -90,13 +90,16 @@ def raw(report, with_l2, kills=int(os.environ.get("PEERS_KILLS", 20))):
     filler.register()
     first = store_all(filler, [Sequence(10_000_000 + n) for n in range(1000)])["stored"]
     report.equal(f"{label}: 1,000 objects stored", len(first), 1000)
-    traffic = [RawTraffic(server.url, 1_000_000 * (n + 1), 500, killed_at) for n in range(2)]
+    traffic = [RawTraffic(server.url, 1_000_000 * (n + 1), 0, killed_at) for n in range(2)]
     traffic[0].acknowledged += first
     for one in traffic:
         one.start()
     ready = []
     for number in range(kills):
-        time.sleep(random.uniform(0.2, 1.2))
+        time.sleep(random.uniform(0.2, 1.0))
+        for one in traffic:  # a burst of new objects about each kill: 1,000 in all, below the watermark
+            one.budget += 500 // kills
+        time.sleep(random.uniform(0.0, 0.2))
         killed_at.append(time.monotonic())
         server.kill()
         ready.append(server.start())
