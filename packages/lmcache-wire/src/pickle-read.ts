@@ -130,7 +130,10 @@ function readTensor(value: PickleValue, storages: Map<Buffer, Storage>): InlineO
   }
   if (offset?.kind !== "int" || offset.value < 0) throw violation(TENSOR, "has no storage offset");
   if (shape.length !== strides.length || !isContiguous(shape, strides)) {
-    throw violation(TENSOR, `of shape [${shape.join(", ")}] has strides [${strides.join(", ")}]; only contiguous ones are read`);
+    throw violation(
+      TENSOR,
+      `of shape [${shape.join(", ")}] has strides [${strides.join(", ")}]; only contiguous ones are read`,
+    );
   }
   const from = offset.value * itemBytes;
   const length = elementsOf(shape) * itemBytes;

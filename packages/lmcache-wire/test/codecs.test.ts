@@ -47,19 +47,34 @@ describe("token hashing", () => {
       "e5ffee45c2b9db326814c9692dc594369887ba3b0df5761817820b60f864c8e0",
       "4d63c63139bfd6f32e22b9a3356d2aab5bcc52694fad77206308b1f5c0d58898",
     ]);
-    expect(await hex(256, new Array<number>(512).fill(0))).toEqual([
+    expect(
+      await hex(
+        256,
+        Array.from({ length: 512 }, () => 0),
+      ),
+    ).toEqual([
       "03edbe7e49c9198da23fa92679fd592f12679bb4ccc65b5c91f31dda79bf1fa9",
       "c6fb0a968b6988f66447463cc219471495aecbca85d124071977d4ad0ee1b1f5",
     ]);
-    expect(await hex(256, [7, ...new Array<number>(512).fill(9906)])).toEqual([
+    expect(await hex(256, [7, ...Array.from({ length: 512 }, () => 9906)])).toEqual([
       "b88afa1d1488b5722a1cd80b4ba3d022f8e8954c5191e5964d8090eb0d3211c9",
       "3fd634ffdc0cd8455f367e6e2e47ec9312571c59b13be9d54f814602cb09c574",
     ]);
-    expect(await hex(256, range(600).map((i) => (i * i) % 151936))).toEqual([
+    expect(
+      await hex(
+        256,
+        range(600).map((i) => (i * i) % 151936),
+      ),
+    ).toEqual([
       "44e2771e7a99cd7a18c548072bb276b8d5e763692b73677a39a60c19c5b1a0db",
       "7c606f5f11b61e6e2bdeec19b6fb2e3e421981da0bb813ab214b81056414c685",
     ]);
-    expect(await hex(4, range(16).map((i) => i + 1))).toEqual([
+    expect(
+      await hex(
+        4,
+        range(16).map((i) => i + 1),
+      ),
+    ).toEqual([
       "6309ed506b8721905753f5c73c070bb21c3aafbd9b474b1e231f41368b71123c",
       "98efc76eafb06cfe774c31ff151f300b61a614c27982a211bb8cdbd83a8c0e19",
       "4ae8c365ba1a8b92e28e679ca161ac6ab151966072f016f1230fcac565cb712a",
@@ -154,7 +169,9 @@ describe("the key reader", () => {
         expect(isCacheError(error)).toBe(true);
       }
     };
-    const edits = fc.array(fc.tuple(fc.nat({ max: good.length - 1 }), fc.nat({ max: 255 })), { maxLength: 4 });
+    const edits = fc.array(fc.tuple(fc.nat({ max: good.length - 1 }), fc.nat({ max: 255 })), {
+      maxLength: 4,
+    });
     fc.assert(
       fc.property(edits, fc.nat({ max: good.length }), (list, cut) => {
         const frame = Buffer.from(good);
@@ -256,7 +273,10 @@ function reencode(op: string, value: unknown): Buffer | undefined {
 }
 
 describe("messages recorded between LMCache 0.5.6 and its clients", async () => {
-  const lines = gunzipSync(readFileSync(`${here}/vectors/mp-frames.jsonl.gz`)).toString("utf8").trim().split("\n");
+  const lines = gunzipSync(readFileSync(`${here}/vectors/mp-frames.jsonl.gz`))
+    .toString("utf8")
+    .trim()
+    .split("\n");
   const recorded = lines.map((line) => JSON.parse(line) as Recorded);
   const whole = recorded.filter(({ frames }) => frames.every(({ len, hex }) => len === hex.length / 2));
   const hasher = await TokenHasher.load(256);

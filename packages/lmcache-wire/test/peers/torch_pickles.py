@@ -62,7 +62,7 @@ def write(folder):
 def check(folder):
     bad = 0
     for path in sorted(folder.glob("*.reply.pickle")):
-        want = json.loads(path.with_suffix("").with_suffix(".json").read_text())
+        want = json.loads((folder / (path.name.removesuffix(".reply.pickle") + ".json")).read_text())
         got = pickle.loads(path.read_bytes())
         same = len(got) == len(want) and all(
             str(t.dtype).removeprefix("torch.") == w["dtype"] and list(t.shape) == w["shape"]
