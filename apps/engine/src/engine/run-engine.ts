@@ -2,9 +2,14 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { type AdapterLog, CacheError, type L1MemoryDesc } from "@cache/contracts";
 import { type Journal, type JournalRecovery, openJournal } from "@cache/journal";
-import { type L1Pool, openL1Pool, type PoolIdentity } from "@cache/l1-memory";
+import { type L1Pool, openL1Pool } from "@cache/l1-memory";
 import { type RpcServer, startRpcServer } from "@cache/lmcache-wire";
-import { type AdapterSetup, openStorageManager, type StorageManager } from "@cache/storage-manager";
+import {
+  type AdapterSetup,
+  type OpenPool,
+  openStorageManager,
+  type StorageManager,
+} from "@cache/storage-manager";
 import type { ResolvedAdapter } from "../adapters/resolve-adapters.ts";
 import type { EngineConfig } from "../config/engine-config.ts";
 import type { EngineContext, EngineView, RunEngine, RunningEngine } from "../engine-seam.ts";
@@ -28,8 +33,8 @@ export const runEngine: RunEngine = async (config, context) => {
   let pool: L1Pool | null = null;
   let manager: StorageManager | null = null;
   try {
-    const openPool = async (expected: PoolIdentity | null): Promise<L1Pool> => {
-      pool = await openL1Pool({ ...poolOptions(config, opened.journal.id), expected });
+    const openPool: OpenPool = async (expected, checkPosition) => {
+      pool = await openL1Pool({ ...poolOptions(config, opened.journal.id), expected, checkPosition });
       return pool;
     };
     const stateDirs = await adapterDirectories(config, context.adapters);

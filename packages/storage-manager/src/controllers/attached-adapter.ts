@@ -1,0 +1,28 @@
+import type { L2Adapter } from "@cache/contracts";
+import type { GuardedAdapter } from "../l2-gate/index.ts";
+
+/** Capacity eviction of one adapter; LMCache's `eviction` object. */
+export interface L2EvictionSpec {
+  readonly policy: "LRU" | "noop";
+  /** Used fraction from which on objects are evicted. */
+  readonly triggerWatermark: number;
+  /** Fraction of the capacity that one eviction frees. */
+  readonly evictionRatio: number;
+}
+
+/** A configured adapter, made but not opened. */
+export interface AdapterSetup {
+  readonly id: string;
+  readonly adapter: L2Adapter;
+  readonly stateDir: string | null;
+  /** Null: never evicted. */
+  readonly eviction: L2EvictionSpec | null;
+  /** The pool of a fleet: eviction then takes only what this engine stored. */
+  readonly shared: boolean;
+}
+
+/** An open adapter with its number in the journal. */
+export interface AttachedAdapter extends AdapterSetup {
+  readonly number: number;
+  readonly gate: GuardedAdapter;
+}

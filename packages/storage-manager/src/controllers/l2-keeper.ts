@@ -1,0 +1,352 @@
+import {
+  type Bitmap,
+  CacheError,
+  decodeObjectKey,
+  type KeyListEntry,
+  messageOf,
+  objectKey,
+} from "@cache/contracts";
+import type { ObjectKey } from "@cache/contracts";
+import type { Core } from "../core.ts";
+import { Column } from "../state/columns.ts";
+import { L2, type Ledger } from "../state/ledger.ts";
+import type { AttachedAdapter } from "./attached-adapter.ts";
+
+const PAGE_KEYS = 1_000;
+/** Pause between two pages of a listing: the adapter's data path comes first. */
+const PAGE_PAUSE_MS = 5;
+const FIRST_SCAN_DELAY_MS = 1_000;
+const DELETE_BATCH_MAX = 256;
+/** Ledger rows that one turn looks at. */
+const SLICE_ROWS = 1_024;
+const DOUBT_RETRY_MS = 2_000;
+
+/** Progress and outcome of the last listing. */
+export interface ReconcileFigures {
+  readonly running: boolean;
+  readonly listedObjects: number;
+  readonly listedBytes: number;
+  readonly foreignObjects: number;
+  readonly adopted: number;
+  readonly missing: number;
+  readonly completed: number;
+  readonly lastError: string | null;
+}
+
+/**
+ * Keeps the account of one adapter true: settles what was in doubt after a crash, evicts by capacity and by
+ * quota, and holds the account against a listing of what is really there.
+ */
+export class L2Keeper {
+  readonly #core: Core;
+  readonly #adapter: AttachedAdapter;
+  readonly #seen = new Column(Uint32Array);
+  #pass = 0;
+  #stopped = false;
+  #evicting = false;
+  #tierBytes = 0;
+  #figures = {
+    running: false,
+    listedObjects: 0,
+    listedBytes: 0,
+    foreignObjects: 0,
+    adopted: 0,
+    missing: 0,
+    completed: 0,
+    lastError: null as string | null,
+  };
+  evictedObjects = 0;
+  evictedBytes = 0;
+
+  constructor(core: Core, adapter: AttachedAdapter) {
+    this.#core = core;
+    this.#adapter = adapter;
+    core.observers.push((event) => {
+      // What was stored while a listing runs may lie behind its cursor.
+      if (event.type === "l2.store.completed" && event.adapter === adapter.number) {
+        for (const key of event.stored) this.#seen.set(key, this.#pass);
+      }
+    });
+  }
+
+  get reconcile(): ReconcileFigures {
+    return this.#figures;
+  }
+
+  get #ledger(): Ledger {
+    return this.#core.state.ledger(this.#adapter.number);
+  }
+
+  #name(key: number): ObjectKey {
+    const { keys } = this.#core.state;
+    return objectKey({ chunkHash: Uint8Array.from(keys.hash.get(key)), ...keys.groupOfKey(key) });
+  }
+
+  async #pause(ms: number): Promise<void> {
+    await new Promise<void>((resolve) => {
+      this.#core.clock.after(ms, resolve);
+    });
+  }
+
+  /** Settles what started before the crash and never answered, then begins to reconcile. */
+  async start(): Promise<void> {
+    await this.#settleDoubt();
+    if (!this.#adapter.adapter.capabilities.listKeys) return;
+    await this.#pause(FIRST_SCAN_DELAY_MS);
+    while (!this.#stopped) {
+      await this.#listOnce();
+      await this.#pause(this.#core.options.reconcileMs);
+    }
+  }
+
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  async #settleDoubt(): Promise<void> {
+    const doubtful: number[] = [];
+    const { keys } = this.#core.state;
+    for (let key = 0; key < keys.numbers.bound; key++) {
+      const state = this.#ledger.state.get(key);
+      if (state === L2.storing || state === L2.deleting) doubtful.push(key);
+      if (key % SLICE_ROWS === SLICE_ROWS - 1) await new Promise((resolve) => setImmediate(resolve));
+    }
+    for (let at = 0; at < doubtful.length && !this.#stopped; ) {
+      const batch = doubtful.slice(at, at + DELETE_BATCH_MAX);
+      if (await this.#askAbout(batch)) at += batch.length;
+      else await this.#pause(DOUBT_RETRY_MS);
+    }
+  }
+
+  async #askAbout(batch: readonly number[]): Promise<boolean> {
+    const ledger = this.#ledger;
+    const names = batch.map((key) => this.#name(key));
+    const call = this.#adapter.gate.lookupAndLock(
+      names.map((key, i) => ({ key, byteLength: ledger.bytes.get(batch[i] as number) })),
+    );
+    let bits: Bitmap;
+    try {
+      bits = await call.outcome;
+    } catch (error) {
+      this.#core.log.warn("stores in doubt cannot be settled yet", {
+        adapter: this.#adapter.id,
+        error: messageOf(error),
+      });
+      return false;
+    }
+    if (call.failures().size > 0 || !this.#core.healthy) {
+      this.#adapter.gate.unlock(names.filter((_, i) => bits.has(i)));
+      return false;
+    }
+    this.#adapter.gate.unlock(names.filter((_, i) => bits.has(i)));
+    const { number } = this.#adapter;
+    const state = batch.map((key) => ledger.state.get(key));
+    const pick = (wanted: number, there: boolean): number[] =>
+      batch.filter((_, i) => state[i] === wanted && bits.has(i) === there);
+    const stored = pick(L2.storing, true);
+    const failed = pick(L2.storing, false);
+    const kept = pick(L2.deleting, true);
+    const gone = pick(L2.deleting, false);
+    const task = this.#core.state.nextTask;
+    if (stored.length + failed.length > 0) {
+      const reason = failed.length > 0 ? "not there after a restart" : "";
+      this.#core.record({ type: "l2.store.completed", adapter: number, task, stored, failed, reason });
+    }
+    if (kept.length > 0) this.#core.record({ type: "l2.delete.refused", adapter: number, keys: kept });
+    if (gone.length > 0)
+      this.#core.record({ type: "l2.keys.deleted", adapter: number, keys: gone, reason: "restart" });
+    this.#core.commit();
+    this.onSettled(failed);
+    return true;
+  }
+
+  /** Called with keys whose store was in doubt and did not happen: they may have to be stored again. */
+  onSettled: (keys: readonly number[]) => void = () => {};
+
+  /** Bytes that count against the capacity: ours, or all that a listing found where that is more. */
+  usedBytes(): number {
+    return Math.max(this.#ledger.storedBytes, this.#tierBytes);
+  }
+
+  /** Evicts if the capacity or a tenant's quota demands it. */
+  checkCapacity(): void {
+    if (this.#evicting || this.#stopped || !this.#adapter.adapter.capabilities.delete) return;
+    this.#evicting = true;
+    this.#evict()
+      .catch((error: unknown) => {
+        this.#core.log.warn("eviction from L2 failed", {
+          adapter: this.#adapter.id,
+          error: messageOf(error),
+        });
+      })
+      .finally(() => {
+        this.#evicting = false;
+      });
+  }
+
+  async #evict(): Promise<void> {
+    const { eviction } = this.#adapter;
+    const capacity = this.#adapter.adapter.usage().capacityBytes;
+    if (eviction !== null && eviction.policy === "LRU" && typeof capacity === "number" && capacity > 0) {
+      if (this.usedBytes() >= capacity * eviction.triggerWatermark) {
+        const goal = capacity * Math.max(0, eviction.triggerWatermark - eviction.evictionRatio);
+        await this.#evictUntil(() => this.usedBytes() - goal, "watermark", null);
+      }
+    }
+    for (const [salt, limit] of this.#core.state.quotas) {
+      const over = (): number => (this.#ledger.bytesBySalt.get(salt) ?? 0) - limit;
+      if (over() > 0) await this.#evictUntil(over, "quota", salt);
+    }
+  }
+
+  async #evictUntil(over: () => number, reason: string, salt: string | null): Promise<void> {
+    while (over() > 0 && !this.#stopped && this.#core.healthy && this.#adapter.gate.canTry()) {
+      const victims = await this.#victims(over(), salt);
+      if (victims.length === 0) return;
+      if (!(await this.#delete(victims, reason))) return;
+    }
+  }
+
+  async #victims(bytes: number, salt: string | null): Promise<number[]> {
+    const ledger = this.#ledger;
+    const ownOnly = this.#adapter.shared;
+    const victims: number[] = [];
+    let sum = 0;
+    let looked = 0;
+    for (const key of ledger.order.fromOldest(ledger.orderEnds)) {
+      if (sum >= bytes || victims.length >= DELETE_BATCH_MAX || looked >= SLICE_ROWS * 64) break;
+      looked++;
+      if (ownOnly && ledger.own.get(key) === 0) continue;
+      if (salt !== null && this.#core.state.keys.groupOfKey(key).cacheSalt !== salt) continue;
+      victims.push(key);
+      sum += ledger.bytes.get(key);
+    }
+    return victims;
+  }
+
+  async #delete(keys: readonly number[], reason: string): Promise<boolean> {
+    const { number, gate } = this.#adapter;
+    const ledger = this.#ledger;
+    const names = keys.map((key) => this.#name(key));
+    const bytes = keys.map((key) => ledger.bytes.get(key));
+    this.#core.record({ type: "l2.delete.submitted", adapter: number, keys, reason });
+    if (!this.#core.commit()) return false;
+    const call = gate.delete(names);
+    const answer = await call.outcome.catch(() => null);
+    await call.settled;
+    const gone = answer ?? call.lateResult();
+    const deleted = keys.filter((_, i) => gone?.has(i) === true);
+    const kept = keys.filter((_, i) => gone?.has(i) !== true);
+    if (deleted.length > 0)
+      this.#core.record({ type: "l2.keys.deleted", adapter: number, keys: deleted, reason });
+    if (kept.length > 0) this.#core.record({ type: "l2.delete.refused", adapter: number, keys: kept });
+    this.#core.commit();
+    const freed = bytes.reduce((sum, size, i) => sum + (gone?.has(i) === true ? size : 0), 0);
+    this.evictedObjects += deleted.length;
+    this.evictedBytes += freed;
+    this.#tierBytes = Math.max(0, this.#tierBytes - freed);
+    return deleted.length > 0;
+  }
+
+  async #listOnce(): Promise<void> {
+    this.#pass++;
+    const figures = { ...this.#figures, running: true, listedObjects: 0, listedBytes: 0, foreignObjects: 0 };
+    this.#figures = figures;
+    try {
+      let pageToken: string | undefined;
+      do {
+        const page = await this.#adapter.gate.listKeys({ pageSize: PAGE_KEYS, pageToken }).outcome;
+        this.#adopt(page.entries);
+        pageToken = page.nextPageToken ?? undefined;
+        await this.#pause(PAGE_PAUSE_MS);
+      } while (pageToken !== undefined && !this.#stopped);
+      if (this.#stopped) return;
+      await this.#dropMissing();
+      figures.completed++;
+      figures.lastError = null;
+      this.#tierBytes = figures.listedBytes;
+      this.checkCapacity();
+    } catch (error) {
+      figures.lastError = messageOf(error);
+      this.#core.log.warn("listing an adapter failed", {
+        adapter: this.#adapter.id,
+        error: messageOf(error),
+      });
+    } finally {
+      figures.running = false;
+    }
+  }
+
+  #adopt(entries: readonly KeyListEntry[]): void {
+    const { state, options } = this.#core;
+    const ledger = this.#ledger;
+    const adopted: { key: number; bytes: number; at: number }[] = [];
+    for (const entry of entries) {
+      this.#figures.listedObjects++;
+      this.#figures.listedBytes += entry.size_bytes;
+      const key = this.#keyOf(entry);
+      if (key === null) {
+        this.#figures.foreignObjects++;
+        continue;
+      }
+      const known = key.number;
+      if (known >= 0) this.#seen.set(known, this.#pass);
+      if (known >= 0 && ledger.state.get(known) !== L2.none) continue;
+      const young = entry.modified_ms !== undefined && Date.now() - entry.modified_ms < options.adoptAgeMs;
+      if (young || this.#figures.adopted >= options.adoptedKeysMax || !this.#core.healthy) continue;
+      const group = this.#core.ensureGroup(key.name);
+      const [number] = this.#core.ensureKeys(group, key.name.chunkHash, [0]) as [number];
+      // A bound key lives only as long as something names it: adopt it at once.
+      this.#seen.set(number, this.#pass);
+      adopted.push({ key: number, bytes: entry.size_bytes, at: entry.modified_ms ?? 0 });
+    }
+    if (adopted.length === 0) return;
+    // Prepended one by one: the last prepended is the oldest.
+    adopted.sort((a, b) => b.at - a.at);
+    this.#figures.adopted += adopted.length;
+    this.#core.record({
+      type: "l2.keys.adopted",
+      adapter: this.#adapter.number,
+      keys: adopted.map(({ key }) => key),
+      lengths: adopted.map(({ bytes }) => bytes),
+    });
+    this.#core.commit();
+    void state;
+  }
+
+  #keyOf(entry: KeyListEntry): { name: ObjectKey; number: number } | null {
+    const { keys } = this.#core.state;
+    try {
+      const name = decodeObjectKey(entry.key);
+      if (name.chunkHash.length !== 32 || entry.size_bytes > 0xffffffff) return null;
+      const group = keys.findGroup(name);
+      return { name, number: group < 0 ? -1 : keys.find(group, name.chunkHash, 0) };
+    } catch (error) {
+      if (error instanceof CacheError) return null;
+      return null;
+    }
+  }
+
+  /** Objects of the account that a whole listing did not find are gone. */
+  async #dropMissing(): Promise<void> {
+    const ledger = this.#ledger;
+    const { keys } = this.#core.state;
+    for (let from = 0; from < keys.numbers.bound && !this.#stopped; from += SLICE_ROWS) {
+      const missing: number[] = [];
+      for (let key = from; key < Math.min(from + SLICE_ROWS, keys.numbers.bound); key++) {
+        if (ledger.state.get(key) === L2.stored && this.#seen.get(key) !== this.#pass) missing.push(key);
+      }
+      if (missing.length > 0 && this.#core.healthy) {
+        this.#figures.missing += missing.length;
+        this.#core.record({
+          type: "l2.keys.deleted",
+          adapter: this.#adapter.number,
+          keys: missing,
+          reason: "missing in a listing",
+        });
+        this.#core.commit();
+      }
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+}

@@ -1,0 +1,190 @@
+import type { MapperScan } from "@cache/l1-memory";
+import type { Core } from "../core.ts";
+import { WRITER } from "../events/definitions.ts";
+import type { Transfer } from "../state/records.ts";
+import type { Clients } from "./clients.ts";
+
+/** Scans of /proc are at least this far apart. */
+const SCAN_EVERY_MS = 10_000;
+/** Above this part of the pool the engine is unhealthy. */
+const HELD_FRACTION_MAX = 0.1;
+
+interface Times {
+  readonly sinceMs: number;
+  /** When a later transfer of the same instance was first committed. */
+  laterCommitMs: number | null;
+}
+
+/** Bytes of one instance that wait until nobody can touch them. */
+export interface HeldFigures {
+  readonly instance: string;
+  readonly transfers: number;
+  readonly bytes: number;
+}
+
+/**
+ * Slots whose offset a client was told. Their bytes are reused only after the hand-out ended: by its own commit,
+ * by the instance's unregister, by proof that nobody maps the pool, by a long silence where nothing can be
+ * proven, or because a living client has plainly given it up (`design` rule 2).
+ */
+export class HandOuts {
+  readonly #core: Core;
+  readonly #clients: Clients;
+  readonly #times = new Map<number, Times>();
+  #nextScanMs = 0;
+  #scanning = false;
+  #lastScan: MapperScan | null = null;
+
+  constructor(core: Core, clients: Clients) {
+    this.#core = core;
+    this.#clients = clients;
+    clients.onGone = (instance, proven) => this.instanceGone(instance, proven);
+  }
+
+  #timesOf(transfer: Transfer): Times {
+    let times = this.#times.get(transfer.number);
+    if (times === undefined) {
+      times = { sinceMs: this.#core.now(), laterCommitMs: null };
+      this.#times.set(transfer.number, times);
+    }
+    return times;
+  }
+
+  opened(number: number): void {
+    this.#timesOf(this.#core.state.transfer(number));
+  }
+
+  /** A transfer of this instance was committed: older ones are a step closer to being given up. */
+  committed(number: number, instance: bigint): void {
+    const since = this.#times.get(number)?.sinceMs ?? this.#core.now();
+    this.#times.delete(number);
+    for (const transfer of this.#core.state.transfers.values()) {
+      if (transfer.instance !== instance || transfer.writer === WRITER.load) continue;
+      const times = this.#timesOf(transfer);
+      if (times.laterCommitMs === null && times.sinceMs < since) times.laterCommitMs = this.#core.now();
+    }
+  }
+
+  /** Ends a hand-out without a commit; its bytes are free. */
+  end(transfer: Transfer, reason: string): void {
+    this.#times.delete(transfer.number);
+    if (transfer.kind === "read") {
+      this.#core.record({ type: "l1.read.finished", transfer: transfer.number, committed: false, reason });
+    } else {
+      this.#core.record({ type: "l1.write.abandoned", transfer: transfer.number, hold: false, reason });
+    }
+  }
+
+  #hold(transfer: Transfer, reason: string): void {
+    if (transfer.held || transfer.kind === "read") return;
+    this.#core.record({ type: "l1.write.abandoned", transfer: transfer.number, hold: true, reason });
+  }
+
+  instanceGone(instance: bigint, proven: boolean): void {
+    for (const transfer of this.#ofClients()) {
+      if (transfer.instance !== instance) continue;
+      if (proven) this.end(transfer, "unregister");
+      else this.#hold(transfer, "silent");
+    }
+  }
+
+  #ofClients(): Transfer[] {
+    return [...this.#core.state.transfers.values()].filter((transfer) => transfer.writer !== WRITER.load);
+  }
+
+  /** Ends what the rules let end now. Called now and then. */
+  sweep(): void {
+    if (this.#core.state.transfers.size === 0) return;
+    const { options } = this.#core;
+    let waiting = false;
+    for (const transfer of this.#ofClients()) {
+      const times = this.#timesOf(transfer);
+      const silentMs = this.#clients.silentForMs(transfer.instance);
+      const age = this.#core.now() - times.sinceMs;
+      if (this.#givenUp(transfer, times)) this.end(transfer, "given up by its client");
+      else if (!this.#provable() && silentMs >= options.clientGraceMs)
+        this.end(transfer, "grace period over");
+      else if (transfer.held || age >= options.writeTtlMs) waiting = true;
+    }
+    if (waiting) this.#scan();
+  }
+
+  /** Rule (e): a living client that has moved on, and then some. */
+  #givenUp(transfer: Transfer, times: Times): boolean {
+    const ttl = this.#core.options.writeTtlMs;
+    if (times.laterCommitMs === null || this.#clients.get(transfer.instance) === undefined) return false;
+    const now = this.#core.now();
+    return now - times.sinceMs >= ttl && now - Math.max(times.laterCommitMs, times.sinceMs + ttl) >= ttl;
+  }
+
+  /** False where nobody can tell who maps the pool: then a long silence decides. */
+  #provable(): boolean {
+    const scan = this.#lastScan;
+    if (scan === null) return true;
+    if (scan.kind === "mapped") return scan.pids.length > 0;
+    return scan.kind === "none";
+  }
+
+  #scan(): void {
+    if (this.#scanning || this.#core.now() < this.#nextScanMs) return;
+    this.#scanning = true;
+    this.#nextScanMs = this.#core.now() + SCAN_EVERY_MS;
+    const before = new Set(this.#core.state.transfers.keys());
+    this.#core.pool
+      .scanMappers()
+      .then((scan) => {
+        this.#lastScan = scan;
+        if (scan.kind !== "none" || !this.#core.healthy) return;
+        for (const transfer of this.#ofClients()) {
+          if (!before.has(transfer.number)) continue;
+          if (
+            transfer.held ||
+            this.#core.now() - this.#timesOf(transfer).sinceMs >= this.#core.options.writeTtlMs
+          ) {
+            this.end(transfer, "no process maps the pool");
+          }
+        }
+        this.#core.commit();
+      })
+      .catch((error: unknown) => {
+        this.#core.log.warn("who maps the pool could not be found out", { error: String(error) });
+      })
+      .finally(() => {
+        this.#scanning = false;
+      });
+  }
+
+  /** True if the instance has hand-outs open. */
+  isInUse(instance: bigint): boolean {
+    return this.#ofClients().some((transfer) => transfer.instance === instance);
+  }
+
+  /** What is held back, by instance: no commit can come, or it is older than its time. */
+  held(): { instances: HeldFigures[]; bytes: number; tooMuch: boolean; proof: string } {
+    const { state, pool, options } = this.#core;
+    const byInstance = new Map<bigint, { transfers: number; bytes: number }>();
+    let total = 0;
+    for (const transfer of this.#ofClients()) {
+      if (!transfer.held && this.#core.now() - this.#timesOf(transfer).sinceMs < options.writeTtlMs) continue;
+      const entry = byInstance.get(transfer.instance) ?? { transfers: 0, bytes: 0 };
+      entry.transfers++;
+      for (const slot of transfer.slots) {
+        entry.bytes += state.occupied(slot);
+        total += state.occupied(slot);
+      }
+      byInstance.set(transfer.instance, entry);
+    }
+    return {
+      instances: [...byInstance].map(([instance, entry]) => ({ instance: String(instance), ...entry })),
+      bytes: total,
+      tooMuch: total > pool.sizeBytes * HELD_FRACTION_MAX,
+      proof: this.#lastScan === null ? "not needed yet" : this.#describe(this.#lastScan),
+    };
+  }
+
+  #describe(scan: MapperScan): string {
+    if (scan.kind === "none") return "no other process maps the pool";
+    if (scan.kind === "cannot-be-seen") return `cannot be seen: ${scan.reason}`;
+    return `mapped by pids ${scan.pids.slice(0, 16).join(", ")}${scan.unreadable > 0 ? ` and ${scan.unreadable} unreadable` : ""}`;
+  }
+}

@@ -1,0 +1,64 @@
+import type { Core } from "../core.ts";
+import type { Session } from "../state/records.ts";
+import { Column } from "../state/columns.ts";
+
+/** Locks ended by time in one event. */
+const EXPIRY_BATCH_MAX = 1_024;
+
+/**
+ * Ends read locks by time: a lock lives `readTtlMs` after the last lock on its object. As all live equally long,
+ * a queue in order of arrival is enough; a slot stands in it once.
+ */
+export class LockClock {
+  readonly #core: Core;
+  readonly #deadline = new Column(Float64Array);
+  readonly #queued = new Column(Uint8Array);
+  #queue: number[] = [];
+  #head = 0;
+
+  constructor(core: Core) {
+    this.#core = core;
+  }
+
+  /** The locks of a session were just taken. */
+  started(session: Session): void {
+    for (const entry of session.slots) if (entry !== 0) this.startedAt(entry - 1);
+  }
+
+  /** The locks on a slot were just taken, or found after a restart. */
+  startedAt(slot: number): void {
+    this.#deadline.set(slot, this.#core.now() + this.#core.options.readTtlMs);
+    if (this.#queued.get(slot) === 1) return;
+    this.#queued.set(slot, 1);
+    this.#queue.push(slot);
+  }
+
+  /** Ends what is due, a bounded number at a time; true if there may be more. */
+  sweep(): boolean {
+    const now = this.#core.now();
+    const expired: number[] = [];
+    let looked = 0;
+    while (this.#head < this.#queue.length && looked < EXPIRY_BATCH_MAX) {
+      const slot = this.#queue[this.#head] as number;
+      const locked = this.#core.state.slots.locks.get(slot) > 0;
+      const due = this.#deadline.get(slot) <= now;
+      if (locked && !due && looked === 0 && this.#head === 0) break;
+      looked++;
+      this.#head++;
+      this.#queued.set(slot, 0);
+      if (!locked) continue;
+      if (due) {
+        expired.push(slot);
+      } else {
+        this.#queued.set(slot, 1);
+        this.#queue.push(slot);
+      }
+    }
+    if (this.#head > 4_096 && this.#head * 2 > this.#queue.length) {
+      this.#queue = this.#queue.slice(this.#head);
+      this.#head = 0;
+    }
+    if (expired.length > 0) this.#core.record({ type: "l1.read.expired", slots: expired });
+    return looked >= EXPIRY_BATCH_MAX && expired.length > 0;
+  }
+}

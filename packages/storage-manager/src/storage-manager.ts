@@ -1,0 +1,435 @@
+import { createHash } from "node:crypto";
+import { type AdapterLog, CacheError, type L1MemoryDesc, messageOf } from "@cache/contracts";
+import type { Journal, JournalRecovery } from "@cache/journal";
+import { createL1Allocator } from "@cache/l1-memory";
+import type { AdapterSetup, AttachedAdapter } from "./controllers/attached-adapter.ts";
+import { L2Keeper } from "./controllers/l2-keeper.ts";
+import { ObjectBuffers } from "./controllers/object-buffers.ts";
+import { PrefetchController } from "./controllers/prefetch-controller.ts";
+import { StoreController } from "./controllers/store-controller.ts";
+import { Core, type CoreLog } from "./core.ts";
+import type { CacheEvent } from "./events/definitions.ts";
+import { Clients, type RegistrationRequest } from "./l1/clients.ts";
+import { HandOuts } from "./l1/hand-outs.ts";
+import { LockClock } from "./l1/lock-clock.ts";
+import { Lookups } from "./l1/lookups.ts";
+import { type PreparedRetrieve, Reads } from "./l1/reads.ts";
+import type { ChunkRequest } from "./l1/requests.ts";
+import { Room } from "./l1/room.ts";
+import { L1Space } from "./l1/space.ts";
+import { type InlineChunk, type PreparedStoreAnswer, Writes } from "./l1/writes.ts";
+import { type GateOptions, guardAdapter } from "./l2-gate/index.ts";
+import { type Clock, DEFAULT_OPTIONS, type StorageManagerOptions, systemClock } from "./options.ts";
+import {
+  endDeadTransfers,
+  foldJournal,
+  type OpenPool,
+  openPoolFor,
+  rangesInUse,
+  type RecoveryReport,
+} from "./recovery.ts";
+import { Housekeeping } from "./housekeeping.ts";
+import { SLOT } from "./state/slot-table.ts";
+import { statusOf, type StorageStatus } from "./status.ts";
+
+/** Views of one mapping end here on Node 20; no object crosses it. */
+const VIEW_BYTES = 4 * 1024 * 1024 * 1024;
+/** Adapters that one journal may know: one bit each in a slot's store mask. */
+const ADAPTERS_MAX = 32;
+const CLEAR_SLICE = 1_024;
+const SWEEP_EVERY_MS = 1_000;
+
+/** What {@link openStorageManager} needs. */
+export interface StorageManagerSetup {
+  readonly journal: Journal;
+  readonly recovery: JournalRecovery;
+  readonly openPool: OpenPool;
+  /** Makes the configured adapters, in order of preference; does no I/O. */
+  readonly makeAdapters: (l1: L1MemoryDesc) => readonly AdapterSetup[];
+  readonly options?: Partial<StorageManagerOptions>;
+  readonly gate?: Partial<GateOptions>;
+  readonly clock?: Clock;
+  readonly log: CoreLog;
+  readonly adapterLog: (id: string) => AdapterLog;
+}
+
+/**
+ * The engine's heart: L1, its index and locks, the controllers that move objects between L1 and L2. All changes
+ * are events of the journal; the caller ends each turn with `commit` before any answer leaves.
+ */
+export class StorageManager {
+  readonly core: Core;
+  readonly clients: Clients;
+  readonly handOuts: HandOuts;
+  readonly room: Room;
+  readonly reads: Reads;
+  readonly writes: Writes;
+  readonly lookups: Lookups;
+  readonly prefetch: PrefetchController;
+  readonly buffers: ObjectBuffers;
+  readonly recoveryReport: RecoveryReport;
+  readonly stores: StoreController[] = [];
+  readonly keepers: L2Keeper[] = [];
+  readonly #locks: LockClock;
+  readonly #housekeeping: Housekeeping;
+  #adapters: AttachedAdapter[] = [];
+  #cancelSweep = (): void => {};
+  #stopped = false;
+  #stoppedInOrder = false;
+
+  constructor(core: Core, report: RecoveryReport) {
+    this.core = core;
+    this.recoveryReport = report;
+    this.room = new Room(core);
+    this.clients = new Clients(core);
+    this.handOuts = new HandOuts(core, this.clients);
+    this.#locks = new LockClock(core);
+    this.buffers = new ObjectBuffers(core);
+    this.prefetch = new PrefetchController(core, this.room, this.buffers, () => this.#adapters);
+    this.lookups = new Lookups(core, this.#locks, this.prefetch);
+    this.writes = new Writes(core, this.clients, this.handOuts, this.room);
+    this.reads = new Reads(core, this.clients, this.handOuts);
+    this.#housekeeping = new Housekeeping(core);
+    core.state.listener = {
+      slotFreed: (offset, length) => core.space.freed(offset, length),
+      tokenRecordDead: (segment, offset) => core.journal.side.markDead({ segment, offset }),
+      storeAwaited: (key, mask) => this.#enqueueStores(key, mask),
+    };
+    this.prefetch.onLoaded = (cells, tokens) => this.writes.recordLoadedTokens(cells, tokens);
+  }
+
+  get adapters(): readonly AttachedAdapter[] {
+    return this.#adapters;
+  }
+
+  /** Binds the adapters to the journal, opens them and takes up what was under way. */
+  async attach(
+    setups: readonly AdapterSetup[],
+    gate: Partial<GateOptions>,
+    adapterLog: (id: string) => AdapterLog,
+  ): Promise<void> {
+    for (const setup of setups) {
+      const number = this.#numberOf(setup);
+      this.#adapters.push({ ...setup, number, gate: guardAdapter(setup.id, setup.adapter, gate) });
+    }
+    const byNumber = new Map(this.#adapters.map((adapter) => [adapter.number, adapter]));
+    endDeadTransfers(this.core, (number) => {
+      return byNumber.get(number)?.adapter.capabilities.writesOnlyFromEngineProcess ?? false;
+    });
+    await Promise.all(
+      this.#adapters.map(({ id, stateDir, gate: guarded }) =>
+        guarded.open({ id, stateDir, log: adapterLog(id) }),
+      ),
+    );
+    for (const adapter of this.#adapters) {
+      const store = new StoreController(this.core, adapter, this.buffers, this.room);
+      const keeper = new L2Keeper(this.core, adapter);
+      store.onStored = () => keeper.checkCapacity();
+      keeper.onSettled = (keys) => {
+        for (const key of keys) store.enqueue(key);
+      };
+      this.stores.push(store);
+      this.keepers.push(keeper);
+    }
+    this.#takeUp();
+    this.lookups.recover();
+    this.core.commit();
+    for (const keeper of this.keepers) this.#runKeeper(keeper);
+    this.#scheduleSweep();
+  }
+
+  #runKeeper(keeper: L2Keeper): void {
+    keeper.start().catch((error: unknown) => {
+      this.core.log.error("the account of an adapter is not kept any more", { error: messageOf(error) });
+    });
+  }
+
+  #numberOf(setup: AdapterSetup): number {
+    const { ledgers } = this.core.state;
+    const known = ledgers.find((ledger) => ledger?.id === setup.id);
+    const number = known?.number ?? ledgers.length;
+    if (number >= ADAPTERS_MAX) {
+      throw new CacheError(
+        "LIMIT_REACHED",
+        `this state directory has known ${ADAPTERS_MAX} adapters; start with a new one (--state-dir)`,
+      );
+    }
+    const { location } = setup.adapter;
+    const reset = known !== undefined && known.location !== location;
+    if (reset) {
+      this.core.log.warn("an adapter has another location than before: its accounting begins anew", {
+        adapter: setup.id,
+        before: known.location,
+        now: location,
+      });
+    }
+    this.core.record({ type: "adapter.opened", adapter: number, id: setup.id, location, reset });
+    return number;
+  }
+
+  #enqueueStores(key: number, mask: number): void {
+    for (const [i, adapter] of this.#adapters.entries()) {
+      if ((mask & (1 << adapter.number)) !== 0) this.stores[i]?.enqueue(key);
+    }
+  }
+
+  /** After a restart: stores that never settled, token records that are alive, locks whose time begins anew. */
+  #takeUp(): void {
+    const { state, journal } = this.core;
+    const active = this.#adapters.reduce((mask, { number }) => mask | (1 << number), 0);
+    const orphaned = new Map<number, number[]>();
+    const refs: { segment: number; offset: number }[] = [];
+    for (let slot = 0; slot < state.slots.numbers.bound; slot++) {
+      if (state.slots.state.get(slot) !== SLOT.resident) continue;
+      const key = state.slots.key.get(slot);
+      const segment = state.keys.tokenSegment.get(key);
+      if (segment !== 0) refs.push({ segment: segment - 1, offset: state.keys.tokenOffset.get(key) });
+      if (state.slots.locks.get(slot) > 0) this.#locks.startedAt(slot);
+      const awaiting = state.slots.awaiting.get(slot);
+      if (awaiting === 0) continue;
+      this.#enqueueStores(key, awaiting & active);
+      for (let adapter = 0; adapter < state.ledgers.length; adapter++) {
+        if ((awaiting & ~active & (1 << adapter)) === 0) continue;
+        const keys = orphaned.get(adapter) ?? [];
+        keys.push(key);
+        orphaned.set(adapter, keys);
+      }
+    }
+    journal.side.setAlive(refs);
+    for (const [adapter, keys] of orphaned) {
+      this.core.record({
+        type: "l2.store.given_up",
+        adapter,
+        keys,
+        reason: "the adapter is not configured any more",
+      });
+    }
+    for (const transfer of state.transfers.keys()) this.handOuts.opened(transfer);
+    for (const instance of state.clients.keys()) this.clients.liveness(instance);
+  }
+
+  /** True if answers wait for `fsync`: then end turns with `commitTurn`. */
+  get repliesWaitForSync(): boolean {
+    return this.core.journal.status().fsync === "always";
+  }
+
+  /** Ends a turn: true once its events are in the file and answers may leave. */
+  async commitTurn(): Promise<boolean> {
+    if (!this.core.commit()) return false;
+    await this.core.journal.durable();
+    return true;
+  }
+
+  /** The same where the journal's policy makes no answer wait. */
+  commit(): boolean {
+    return this.core.commit();
+  }
+
+  /** Registers an instance; false if the pool's name does not lead to our pool any more. */
+  register(request: RegistrationRequest): { shmName: string; poolSize: number } {
+    this.clients.register(request);
+    const { pool } = this.core;
+    if (pool.shmName === "" || !pool.nameIsOurs()) return { shmName: "", poolSize: 0 };
+    return { shmName: pool.shmName, poolSize: pool.sizeBytes };
+  }
+
+  prepareStore(request: ChunkRequest, instance: bigint): PreparedStoreAnswer | Promise<PreparedStoreAnswer> {
+    return this.writes.prepare(request, instance);
+  }
+
+  commitStore(
+    request: ChunkRequest,
+    instance: bigint,
+    inline: readonly InlineChunk[] | null,
+  ): boolean | Promise<boolean> {
+    return inline === null
+      ? this.writes.commit(request, instance)
+      : this.writes.commitInline(request, instance, inline);
+  }
+
+  prepareRetrieve(request: ChunkRequest, instance: bigint): PreparedRetrieve | Promise<PreparedRetrieve> {
+    return this.reads.prepare(request, instance);
+  }
+
+  commitRetrieve(request: ChunkRequest, instance: bigint): boolean {
+    return this.reads.commit(request, instance);
+  }
+
+  /** Empties L1: what is locked or handed out stays unless `force`; what is handed out keeps its bytes in any case. */
+  async clear(force: boolean): Promise<number> {
+    const { state } = this.core;
+    let cleared = 0;
+    const bound = state.slots.numbers.bound;
+    for (let from = 0; from < bound; from += CLEAR_SLICE) {
+      const slots: number[] = [];
+      let bytes = 0;
+      for (let slot = from; slot < Math.min(bound, from + CLEAR_SLICE); slot++) {
+        if (state.slots.state.get(slot) !== SLOT.resident) continue;
+        if (!force && (state.slots.locks.get(slot) > 0 || state.slots.handOuts.get(slot) > 0)) continue;
+        slots.push(slot);
+        bytes += state.occupied(slot);
+      }
+      if (slots.length > 0) this.room.evictSlots(slots, bytes, "clear");
+      cleared += slots.length;
+      if (from + CLEAR_SLICE >= bound) break;
+      this.core.commit();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return cleared;
+  }
+
+  setQuota(cacheSalt: string, limitBytes: number): void {
+    this.core.record({ type: "quota.set", cacheSalt, limitBytes });
+    this.room.admit(cacheSalt, 1, 0);
+    for (const keeper of this.keepers) keeper.checkCapacity();
+  }
+
+  removeQuota(cacheSalt: string): boolean {
+    if (!this.core.state.quotas.has(cacheSalt)) return false;
+    this.core.record({ type: "quota.removed", cacheSalt });
+    return true;
+  }
+
+  #scheduleSweep(): void {
+    this.#cancelSweep = this.core.clock.after(SWEEP_EVERY_MS, () => {
+      if (this.#stopped) return;
+      this.sweep();
+      this.#scheduleSweep();
+    });
+  }
+
+  /** Ends what time ends: locks, sessions, silent instances, hand-outs; watches the watermark. */
+  sweep(): void {
+    if (this.core.healthy) {
+      if (this.#locks.sweep()) setImmediate(() => this.#locks.sweep());
+      this.lookups.sweep();
+      this.clients.reap();
+      this.handOuts.sweep();
+      this.clients.forget((instance) => this.handOuts.isInUse(instance));
+      this.room.keepWatermark();
+      this.core.signalRoom();
+    }
+    this.core.commit();
+    this.#housekeeping.tick();
+  }
+
+  status(): StorageStatus {
+    return statusOf(this);
+  }
+
+  /** Healthy, or why not. */
+  health(): { healthy: boolean; reason: string | null } {
+    const { journal, pool } = this.core;
+    if (journal.health.state !== "ok") return { healthy: false, reason: journal.health.cause.message };
+    if (!pool.nameIsOurs()) {
+      return {
+        healthy: false,
+        reason: `the name ${pool.path} does not lead to our pool any more; restart the engine`,
+      };
+    }
+    const held = this.handOuts.held();
+    if (held.tooMuch) {
+      const instances = held.instances.map(({ instance }) => instance).join(", ");
+      return {
+        healthy: false,
+        reason: `more than 10 % of L1 is held back for ${instances}; restart these workers`,
+      };
+    }
+    return { healthy: true, reason: null };
+  }
+
+  onEvent(observe: (event: CacheEvent) => void): void {
+    this.core.observers.push(observe);
+  }
+
+  /** Stops in order: no new work, I/O in flight ends first, then the adapters close. The pool stays. */
+  async stop(): Promise<void> {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#cancelSweep();
+    this.writes.stop();
+    for (const keeper of this.keepers) keeper.stop();
+    await Promise.all([this.prefetch.stop(), ...this.stores.map((store) => store.stop())]);
+    for (const report of await Promise.all(this.#adapters.map(({ gate }) => gate.close()))) {
+      this.core.log.debug("an adapter closed", { ...report });
+    }
+    await this.#housekeeping.stop();
+    if (!this.#stoppedInOrder) {
+      this.#stoppedInOrder = true;
+      if (this.core.healthy) this.core.record({ type: "engine.stopped", wallMs: Date.now() });
+    }
+    this.core.commit();
+  }
+}
+
+/** 16 hex digits that a cache identity adds to the model name at rest; "" for none. */
+export function identitySuffix(cacheIdentity: string): string {
+  if (cacheIdentity === "") return "";
+  return `+${createHash("sha256").update(cacheIdentity).digest("hex").slice(0, 16)}`;
+}
+
+/**
+ * Folds the journal, opens the pool, opens the adapters: after it the engine can answer.
+ *
+ * @throws CacheError `JOURNAL_DAMAGED`, what `openPool` and the adapters' `open` throw, `LIMIT_REACHED`.
+ */
+export async function openStorageManager(setup: StorageManagerSetup): Promise<StorageManager> {
+  const { journal, recovery, log } = setup;
+  const options = { ...DEFAULT_OPTIONS, ...setup.options };
+  const { state, records } = foldJournal(recovery);
+  const cleanStop = state.cleanStop;
+  const { pool, emptyBecause } = await openPoolFor(state, recovery, setup.openPool);
+  const { identity } = pool;
+  const space = new L1Space(
+    createL1Allocator({ capacityBytes: 0, alignBytes: identity.alignBytes, viewBytes: VIEW_BYTES }),
+  );
+  const core = new Core({
+    state,
+    journal,
+    pool,
+    space,
+    options,
+    identitySuffix: identitySuffix(options.cacheIdentity),
+    clock: setup.clock ?? systemClock,
+    log,
+  });
+  const { poolId, bootId, device, inode, sizeBytes, alignBytes } = identity;
+  if (emptyBecause !== null) {
+    core.record({
+      type: "l1.pool.created",
+      poolId,
+      bootId,
+      device,
+      inode,
+      sizeBytes,
+      alignBytes,
+      reason: emptyBecause,
+    });
+  }
+  core.record({ type: "engine.started", wallMs: Date.now(), bootId, cleanStop });
+  const reserving = pool
+    .reserve((reservedBytes) => {
+      if (reservedBytes > space.capacityBytes) space.allocator.grow(reservedBytes);
+      core.signalRoom();
+    })
+    .catch((error: unknown) => {
+      log.error("the pool's pages could not all be reserved", { error: messageOf(error) });
+    });
+  // An old pool has its pages; objects in it need them all before anything is handed out.
+  if (emptyBecause === null) {
+    await reserving;
+    if (pool.reservedBytes > space.capacityBytes) space.allocator.grow(pool.reservedBytes);
+    space.allocator.rebuild(rangesInUse(state));
+  }
+  const manager = new StorageManager(core, {
+    objects: state.l1.residentCount,
+    reattached: emptyBecause === null,
+    emptyBecause,
+    replayedRecords: records,
+    tornBytes: recovery.tornBytes,
+    damage: recovery.damage === null ? null : `${recovery.damage.segment} at byte ${recovery.damage.offset}`,
+    cleanStop,
+  });
+  await manager.attach(setup.makeAdapters(pool.desc), setup.gate ?? {}, setup.adapterLog);
+  return manager;
+}
