@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -8,7 +8,7 @@ import { FOREIGN_FLAGS } from "../src/config/lmcache-flags.ts";
 import { maskSecrets } from "../src/config/mask.ts";
 import { editDistance, nearestName } from "../src/config/nearest.ts";
 import { optionInfos } from "../src/config/options.ts";
-import { stateDirectory } from "../src/config/state-directory.ts";
+import { prepareStateDirectory, stateDirectory } from "../src/config/state-directory.ts";
 
 let directory: string;
 beforeAll(() => {
@@ -333,6 +333,16 @@ test("the state directory: configured, systemd's, XDG's, none", () => {
   expect(at(undefined, { STATE_DIRECTORY: "/systemd:/other", XDG_STATE_HOME: "/xdg" })).toBe("/systemd");
   expect(at(undefined, { XDG_STATE_HOME: "/xdg" })).toBe("/xdg/cache-engine/5555");
   expect(at(undefined, { XDG_STATE_HOME: "relative" })).toMatch(/\.local\/state\/cache-engine\/5555$/);
+});
+
+test("the state directory is made for its owner alone; one that others may read is a warning", () => {
+  const path = join(directory, "deep", "state");
+  expect(prepareStateDirectory(path)).toBeNull();
+  expect(statSync(path).mode & 0o777).toBe(0o700);
+  chmodSync(path, 0o755);
+  expect(prepareStateDirectory(path)).toContain("mode 0755");
+  const blocked = join(file("", "a-file"), "state");
+  expect(() => prepareStateDirectory(blocked)).toThrow(expect.objectContaining({ code: "INVALID_CONFIG" }));
 });
 
 test("the default L1 size fits memory, cgroup and /dev/shm", () => {

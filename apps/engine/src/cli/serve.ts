@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import type { EngineConfig } from "../config/engine-config.ts";
 import { loadConfig } from "../config/load-config.ts";
+import { prepareStateDirectory } from "../config/state-directory.ts";
 import type { HttpServer } from "../http/server.ts";
 import type { RunningEngine } from "../engine-seam.ts";
 import type { EngineLog } from "../logs/logger.ts";
@@ -29,6 +30,10 @@ export async function serve(command: Command): Promise<void> {
     pretty: process.stderr.isTTY,
   });
   for (const warning of warnings) log.warn(warning);
+  if (config.state.directory !== null) {
+    const warning = prepareStateDirectory(config.state.directory);
+    if (warning !== null) log.warn(warning);
+  }
   warnOfOpenAddresses(config, log);
   const stopping = new AbortController();
   const onSignal = onSignals(stopping, log);

@@ -1,3 +1,5 @@
+import { CacheError, messageOf } from "@cache/contracts";
+import { mkdirSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 
@@ -22,4 +24,22 @@ export function stateDirectory({ configured, instance, environment }: StateDirec
   const xdg = environment["XDG_STATE_HOME"];
   const base = xdg !== undefined && xdg.startsWith("/") ? xdg : join(homedir(), ".local", "state");
   return join(base, "cache-engine", instance);
+}
+
+/**
+ * Makes the state directory, readable by its owner alone. One that is there keeps its mode (what the engine makes
+ * in it is 0700 itself): the answer is then a warning if others may look in, else null.
+ *
+ * @throws CacheError `INVALID_CONFIG` if it cannot be made.
+ */
+export function prepareStateDirectory(directory: string): string | null {
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    const mode = statSync(directory).mode & 0o777;
+    if ((mode & 0o077) === 0) return null;
+    return `the state directory ${directory} has mode 0${mode.toString(8)}: others may see names in it; chmod 0700 closes it`;
+  } catch (error) {
+    const text = `the state directory ${directory} cannot be made: ${messageOf(error)}; choose another --state-dir, or none`;
+    throw new CacheError("INVALID_CONFIG", text, { cause: error });
+  }
 }
