@@ -39,7 +39,6 @@ export class PrefetchController {
   readonly #running = new Set<Job>();
   #stopped = false;
   #idle: (() => void)[] = [];
-  #activeLoads = 0;
   /** Writes token records of loaded chunks. */
   onLoaded: (cells: LookupCells, tokens: ReadonlyMap<number, Uint8Array>) => void = () => {};
   loadedObjects = 0;
@@ -109,7 +108,7 @@ export class PrefetchController {
   #pump(): void {
     while (this.#queue.length > 0 && this.#running.size < this.#core.options.prefetchMaxInFlight) {
       const job = this.#queue.shift() as Job;
-      if (job.cancelled || job.session.pending === false) continue;
+      if (job.cancelled || !job.session.pending) continue;
       this.#running.add(job);
       this.#run(job)
         .catch((error: unknown) => {
@@ -339,11 +338,9 @@ export class PrefetchController {
   ): Promise<Wanted[]> {
     const { space } = this.#core;
     const { transfer, offsets, objectBytes } = staged;
-    this.#activeLoads++;
     for (const offset of offsets) space.pin(offset);
     const unpin = (): void => {
       for (const offset of offsets) space.unpin(offset);
-      this.#activeLoads--;
     };
     const buffers = await this.#buffers.borrow(
       offsets.map((offset) => ({ offset, length: objectBytes })),
