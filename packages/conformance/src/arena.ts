@@ -47,7 +47,9 @@ export function createArena(given?: L1MemoryDesc): Arena {
       guard(end, end + GUARD_BYTES, `behind the object at ${start} of ${byteLength} bytes`);
       next = end + GUARD_BYTES;
       const viewOffset = l1.views[0]?.offset ?? 0;
-      return { bytes: memory.subarray(start, end), poolOffset: viewOffset + start };
+      // A Buffer, as an engine may give: its `slice` is a view, and an adapter that takes it for a copy is wrong.
+      const bytes = Buffer.from(memory.buffer, memory.byteOffset + start, byteLength);
+      return { bytes, poolOffset: viewOffset + start };
     },
     damage() {
       for (const { start, end, of } of guards) {

@@ -58,7 +58,7 @@ export function createMapAdapter(nameOf: (key: ObjectKey) => string = keyString)
         }
         stored.set(i);
         if (objects.get(nameOf(key))?.bytes.length === bytes.length) continue;
-        objects.set(nameOf(key), { key, bytes: bytes.slice() });
+        objects.set(nameOf(key), { key, bytes: Uint8Array.from(bytes) });
         bytesTransferred += bytes.length;
       }
       return { stored, failed, bytesTransferred };

@@ -311,7 +311,7 @@ class MemoryStore implements MockAdapter {
       );
     }
     this.#remove(name);
-    this.#objects.set(name, { key, bytes: bytes.slice(), locks: 0 });
+    this.#objects.set(name, { key, bytes: Uint8Array.from(bytes), locks: 0 });
     this.#account(key.cacheSalt, bytes.length);
     return bytes.length;
   }
