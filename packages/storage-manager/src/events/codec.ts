@@ -5,6 +5,8 @@ import { type CacheEvent, EVENT_DEFINITIONS, type EventType, type FieldKind } fr
 const LIST_ITEMS_MAX = 4_194_304;
 const TEXT_BYTES_MAX = 65_536;
 const HASH_BYTES = 32;
+/** Differences are coded with a sign: half of what a single number may be. */
+const LIST_ITEM_MAX = 2 ** 52 - 1;
 
 /** Grows as needed; reused for every event. */
 class Writer {
@@ -75,8 +77,16 @@ function corrupt(what: string): CacheError {
   );
 }
 
+/** What could not be read back must not be written: it would make the whole journal unreadable. */
+function assertCount(count: number, max: number, what: string): void {
+  if (count > max) {
+    throw new CacheError("LIMIT_REACHED", `${count} ${what} do not fit into one event, at most ${max} do`);
+  }
+}
+
 /** Runs: an ascending run `a, a+1, … a+n-1` is two numbers. The distance to the run before is zigzag-coded. */
 function writeRuns(writer: Writer, items: readonly number[]): void {
+  assertCount(items.length, LIST_ITEMS_MAX, "list items");
   writer.uint(items.length);
   let previous = 0;
   for (let i = 0; i < items.length; ) {
@@ -101,6 +111,7 @@ function readRuns(reader: Reader): number[] {
     const first = previous + (coded % 2 === 0 ? coded / 2 : -(coded + 1) / 2);
     const run = reader.uint() + 1;
     if (first < 0 || run > count - items.length) throw corrupt("holds a run outside its list");
+    if (first + run > LIST_ITEM_MAX + 1) throw corrupt("holds a list item of 2^52 or more");
     for (let i = 0; i < run; i++) items.push(first + i);
     previous = first + run;
   }
@@ -123,6 +134,7 @@ function writeField(writer: Writer, kind: FieldKind, value: unknown): void {
     }
     case "text": {
       const bytes = Buffer.from(value as string);
+      assertCount(bytes.length, TEXT_BYTES_MAX, "bytes of text");
       writer.uint(bytes.length);
       writer.raw(bytes);
       return;
@@ -133,6 +145,7 @@ function writeField(writer: Writer, kind: FieldKind, value: unknown): void {
     case "hashes": {
       const bytes = value as Uint8Array;
       if (bytes.length % HASH_BYTES !== 0) throw new TypeError("hashes are 32 bytes each");
+      assertCount(bytes.length / HASH_BYTES, LIST_ITEMS_MAX, "hashes");
       writer.uint(bytes.length / HASH_BYTES);
       writer.raw(bytes);
     }
@@ -184,7 +197,12 @@ for (const [type, definition] of Object.entries(EVENT_DEFINITIONS)) {
 
 const shared = new Writer();
 
-/** The record of an event: code, version, fields in the order of the definition. */
+/**
+ * The record of an event: code, version, fields in the order of the definition.
+ *
+ * @throws CacheError `LIMIT_REACHED` for a text or list that no reader would take, `TypeError` for a value that is
+ *   not of its field's kind.
+ */
 export function encodeEvent(event: CacheEvent): Uint8Array {
   const definition = EVENT_DEFINITIONS[event.type];
   shared.length = 0;

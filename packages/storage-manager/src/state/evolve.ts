@@ -24,6 +24,14 @@ function account(state: CacheState, ledger: Ledger, key: number, sign: 1 | -1): 
   else ledger.bytesBySalt.delete(salt);
 }
 
+/** What adapters hold of a key has changed: its object may go now, or is the only copy again. */
+function settleKey(state: CacheState, key: number): void {
+  const slot = state.keys.resident.get(key) - 1;
+  if (slot < 0) return;
+  if (state.isProtected(slot)) state.leaveOrder(slot);
+  else state.settleSlot(slot);
+}
+
 /** Takes a stored object out of the ledger's order and figures; its state is the caller's to set. */
 function unlist(state: CacheState, ledger: Ledger, key: number): void {
   if (ledger.order.isMember(key)) ledger.order.remove(ledger.orderEnds, key);
@@ -35,6 +43,7 @@ function list(state: CacheState, ledger: Ledger, key: number, recent: boolean): 
   if (recent) ledger.order.append(ledger.orderEnds, key);
   else ledger.order.prepend(ledger.orderEnds, key);
   account(state, ledger, key, 1);
+  settleKey(state, key);
 }
 
 /** The adapter has the key no more. */
@@ -44,13 +53,16 @@ function forget(state: CacheState, ledger: Ledger, key: number): void {
   if (before === L2.stored) unlist(state, ledger, key);
   else ledger.inDoubt--;
   ledger.state.set(key, L2.none);
+  settleKey(state, key);
   state.keys.release(key);
 }
 
-/** An adapter settled its store of this key: the object may become evictable. */
-function clearAwaiting(state: CacheState, ledger: Ledger, key: number): void {
+/** An adapter settled its store of this key, in this layout if one is given: the object may become evictable. */
+function clearAwaiting(state: CacheState, ledger: Ledger, key: number, layout?: number): void {
   const slot = state.keys.resident.get(key) - 1;
   if (slot < 0) return;
+  // Another layout took the object's place while the store was under way: that one still waits for its own.
+  if (layout !== undefined && state.slots.layout.get(slot) !== layout) return;
   state.slots.awaiting.set(slot, (state.slots.awaiting.get(slot) & ~(1 << ledger.number)) >>> 0);
   state.settleSlot(slot);
 }
@@ -114,10 +126,14 @@ const HANDLERS: Handlers = {
     if (client === undefined) return;
     state.clients.delete(instance);
     const model = modelText(client.modelName, client.worldSize);
-    for (const other of state.clients.values()) {
-      if (modelText(other.modelName, other.worldSize) === model) return;
-    }
-    state.modelLayouts.delete(model);
+    const left = [...state.clients.values()].filter(
+      (other) => modelText(other.modelName, other.worldSize) === model,
+    );
+    const last = left.at(-1);
+    if (last === undefined) state.modelLayouts.delete(model);
+    // Lookups must not count what no client that is left could retrieve.
+    else if (!left.some(({ layout }) => layout === state.modelLayouts.get(model)))
+      state.modelLayouts.set(model, last.layout);
   },
   "adapter.opened": (state, { adapter, id, location, reset }) => {
     const known = state.ledgers[adapter];
@@ -312,6 +328,7 @@ const HANDLERS: Handlers = {
       ledger.layout.set(key, layout);
       ledger.bytes.set(key, bytes);
       ledger.own.set(key, 1);
+      settleKey(state, key);
     }
   },
   "l2.store.completed": (state, { adapter, stored, failed }) => {
@@ -320,7 +337,7 @@ const HANDLERS: Handlers = {
       if (ledger.state.get(key) !== L2.storing) return;
       ledger.inDoubt--;
       list(state, ledger, key, true);
-      clearAwaiting(state, ledger, key);
+      clearAwaiting(state, ledger, key, ledger.layout.get(key));
     });
     for (const key of failed) if (ledger.state.get(key) === L2.storing) forget(state, ledger, key);
   },
@@ -334,6 +351,7 @@ const HANDLERS: Handlers = {
       unlist(state, ledger, key);
       ledger.state.set(key, L2.deleting);
       ledger.inDoubt++;
+      settleKey(state, key);
     }
   },
   "l2.keys.deleted": (state, { adapter, keys }) => {

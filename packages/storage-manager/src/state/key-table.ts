@@ -187,8 +187,10 @@ export class KeyTable {
       this.#groupKeys[number] = 0;
       this.#groupByText.set(groupText(group), number);
     }
+    // Not by references: a snapshot may end between a key's binding and its first use.
+    const free = new Set(this.numbers.dump().free);
     for (let key = 0; key < this.numbers.bound; key++) {
-      if (this.references.get(key) === 0) continue;
+      if (free.has(key)) continue;
       this.#insert(key);
       const group = this.group.get(key);
       this.#groupKeys[group] = (this.#groupKeys[group] ?? 0) + 1;

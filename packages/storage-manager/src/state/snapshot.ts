@@ -87,7 +87,10 @@ function headerOf(state: CacheState): Header {
     })),
     openTransfers: [...state.openTransfers],
     orderEnds: state.slots.orderEnds,
-    tenantOrders: [...state.tenantOrders],
+    // Asking for a tenant's order makes an empty one: that is no part of the state.
+    tenantOrders: [...state.tenantOrders]
+      .filter(([, ends]) => ends.count > 0)
+      .sort(([a], [b]) => (a < b ? -1 : 1)),
     tenants: [...state.tenants],
     quotas: [...state.quotas],
     l1: state.l1,
