@@ -8,6 +8,8 @@ import type { OptionInfo, OptionKind } from "./options.ts";
 /** Longest configuration file, in bytes. */
 const FILE_BYTES_MAX = 1024 * 1024;
 const PREFIX = "CACHE_ENGINE_";
+/** Variables that are no options: the file to read, and the switch that hides koffi (`@cache/libc`). */
+const NO_OPTIONS = new Set([`${PREFIX}CONFIG`, `${PREFIX}NO_KOFFI`]);
 const FOREIGN = new Map(FOREIGN_FLAGS.map((flag) => [flag.key, flag]));
 
 /** A value before it is checked, and how to name its place in a message. */
@@ -80,7 +82,7 @@ export function environmentSource(
   const values = new Map<string, SourcedValue>();
   const warnings: string[] = [];
   for (const [place, text] of Object.entries(environment)) {
-    if (!place.startsWith(PREFIX) || text === undefined || place === `${PREFIX}CONFIG`) continue;
+    if (!place.startsWith(PREFIX) || text === undefined || NO_OPTIONS.has(place)) continue;
     if (isServiceLink(place, text)) {
       warnings.push(`${place} was set by Kubernetes for a service of that name and is ignored`);
       continue;
