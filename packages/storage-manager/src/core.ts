@@ -32,6 +32,11 @@ export class Core {
   readonly roomListeners: (() => void)[] = [];
   #roomSignalled = false;
   #unattachable = false;
+  #broken: Error | null = null;
+  /** Called once if the state cannot be trusted any more: the process must end, its restart folds the journal. */
+  onBroken: (error: Error) => void = (error) => {
+    throw error;
+  };
   #identitySuffix: string;
 
   constructor(parts: {
@@ -55,11 +60,26 @@ export class Core {
     this.space.onFreed = () => this.signalRoom();
   }
 
-  /** The one way to change the state: the event goes to the journal's batch and through the fold. */
+  /**
+   * The one way to change the state: the event goes to the journal's batch and through the fold.
+   *
+   * @throws CacheError `LIMIT_REACHED` if the journal takes no more; the state is then unchanged.
+   */
   record(event: CacheEvent): void {
-    const bytes = encodeEvent(event);
-    evolve(this.state, event);
-    this.journal.append([bytes]);
+    if (this.#broken !== null) throw this.#broken;
+    this.journal.append([encodeEvent(event)]);
+    try {
+      evolve(this.state, event);
+    } catch (error) {
+      // Half an event is in the state: nothing of this batch may reach the file or a client.
+      this.#broken = error instanceof Error ? error : new Error(String(error));
+      this.log.error("an event does not fit the state; the engine stops", {
+        event: event.type,
+        error: String(error),
+      });
+      setImmediate(() => this.onBroken(this.#broken as Error));
+      throw error;
+    }
     for (const observe of this.observers) observe(event);
   }
 
@@ -68,6 +88,7 @@ export class Core {
    * I/O touch a range that the batch handed out.
    */
   commit(): boolean {
+    if (this.#broken !== null) return false;
     if (!this.journal.commit()) {
       if (!this.#unattachable) this.pool.markNotReattachable();
       this.#unattachable = true;

@@ -116,15 +116,11 @@ export class StorageManager {
     endDeadTransfers(this.core, (number) => {
       return byNumber.get(number)?.adapter.capabilities.writesOnlyFromEngineProcess ?? false;
     });
-    await Promise.all(
-      this.#adapters.map(({ id, stateDir, gate: guarded }) =>
-        guarded.open({ id, stateDir, log: adapterLog(id) }),
-      ),
-    );
+    await this.#open(adapterLog);
     for (const adapter of this.#adapters) {
       const store = new StoreController(this.core, adapter, this.buffers, this.room);
       const keeper = new L2Keeper(this.core, adapter);
-      store.onStored = () => keeper.checkCapacity();
+      store.onSettled = () => keeper.checkCapacity();
       keeper.onSettled = (keys) => {
         for (const key of keys) store.enqueue(key);
       };
@@ -136,6 +132,17 @@ export class StorageManager {
     this.core.commit();
     for (const keeper of this.keepers) this.#runKeeper(keeper);
     this.#scheduleSweep();
+  }
+
+  /** Opens all adapters; if one cannot be opened, closes the others and says why. */
+  async #open(adapterLog: (id: string) => AdapterLog): Promise<void> {
+    const opened = await Promise.allSettled(
+      this.#adapters.map(({ id, stateDir, gate }) => gate.open({ id, stateDir, log: adapterLog(id) })),
+    );
+    const failure = opened.find((result) => result.status === "rejected");
+    if (failure === undefined) return;
+    await Promise.all(this.#adapters.map(({ gate }) => gate.close()));
+    throw failure.reason;
   }
 
   #runKeeper(keeper: L2Keeper): void {
@@ -204,7 +211,7 @@ export class StorageManager {
         reason: "the adapter is not configured any more",
       });
     }
-    for (const transfer of state.transfers.keys()) this.handOuts.opened(transfer);
+    this.handOuts.takeUp();
     for (const instance of state.clients.keys()) this.clients.liveness(instance);
   }
 

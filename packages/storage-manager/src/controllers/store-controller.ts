@@ -49,8 +49,8 @@ export class StoreController {
   storedBytes = 0;
   failedObjects = 0;
   givenUp = 0;
-  /** Called after objects were stored: capacity may be reached. */
-  onStored: () => void = () => {};
+  /** Called after each batch: the adapter may be full or nearly so. */
+  onSettled: () => void = () => {};
 
   constructor(core: Core, adapter: AttachedAdapter, buffers: ObjectBuffers, room: Room) {
     this.#core = core;
@@ -312,7 +312,7 @@ export class StoreController {
     if (stored.length > 0) this.#leaveL1(stored);
     this.#core.commit();
     this.#core.signalRoom();
-    if (stored.length > 0) this.onStored();
+    this.onSettled();
   }
 
   #failed(keys: readonly number[], reason: string): void {

@@ -31,6 +31,8 @@ export class HandOuts {
   readonly #core: Core;
   readonly #clients: Clients;
   readonly #times = new Map<number, Times>();
+  /** Hand-outs of each instance that has some. */
+  readonly #byInstance = new Map<bigint, Set<number>>();
   #nextScanMs = 0;
   #scanning = false;
   #lastScan: MapperScan | null = null;
@@ -46,6 +48,9 @@ export class HandOuts {
     if (times === undefined) {
       times = { sinceMs: this.#core.now(), laterCommitMs: null };
       this.#times.set(transfer.number, times);
+      const numbers = this.#byInstance.get(transfer.instance) ?? new Set();
+      numbers.add(transfer.number);
+      this.#byInstance.set(transfer.instance, numbers);
     }
     return times;
   }
@@ -54,20 +59,31 @@ export class HandOuts {
     this.#timesOf(this.#core.state.transfer(number));
   }
 
+  /** After a restart: the times of all hand-outs begin anew. */
+  takeUp(): void {
+    for (const transfer of this.#ofClients()) this.#timesOf(transfer);
+  }
+
+  #forget(number: number, instance: bigint): void {
+    this.#times.delete(number);
+    const numbers = this.#byInstance.get(instance);
+    numbers?.delete(number);
+    if (numbers?.size === 0) this.#byInstance.delete(instance);
+  }
+
   /** A transfer of this instance was committed: older ones are a step closer to being given up. */
   committed(number: number, instance: bigint): void {
     const since = this.#times.get(number)?.sinceMs ?? this.#core.now();
-    this.#times.delete(number);
-    for (const transfer of this.#core.state.transfers.values()) {
-      if (transfer.instance !== instance || transfer.writer === WRITER.load) continue;
-      const times = this.#timesOf(transfer);
+    this.#forget(number, instance);
+    for (const other of this.#byInstance.get(instance) ?? []) {
+      const times = this.#times.get(other) as Times;
       if (times.laterCommitMs === null && times.sinceMs < since) times.laterCommitMs = this.#core.now();
     }
   }
 
   /** Ends a hand-out without a commit; its bytes are free. */
   end(transfer: Transfer, reason: string): void {
-    this.#times.delete(transfer.number);
+    this.#forget(transfer.number, transfer.instance);
     if (transfer.kind === "read") {
       this.#core.record({ type: "l1.read.finished", transfer: transfer.number, committed: false, reason });
     } else {
@@ -81,15 +97,17 @@ export class HandOuts {
   }
 
   instanceGone(instance: bigint, proven: boolean): void {
-    for (const transfer of this.#ofClients()) {
-      if (transfer.instance !== instance) continue;
+    for (const number of [...(this.#byInstance.get(instance) ?? [])]) {
+      const transfer = this.#core.state.transfer(number);
       if (proven) this.end(transfer, "unregister");
       else this.#hold(transfer, "silent");
     }
   }
 
+  /** Hand-outs to other processes: clients, and helpers of adapters whose engine died while they loaded. */
   #ofClients(): Transfer[] {
-    return [...this.#core.state.transfers.values()].filter((transfer) => transfer.writer !== WRITER.load);
+    const all = [...this.#core.state.transfers.values()];
+    return all.filter((transfer) => transfer.writer === WRITER.client || transfer.held);
   }
 
   /** Ends what the rules let end now. Called now and then. */
@@ -156,7 +174,7 @@ export class HandOuts {
 
   /** True if the instance has hand-outs open. */
   isInUse(instance: bigint): boolean {
-    return this.#ofClients().some((transfer) => transfer.instance === instance);
+    return this.#byInstance.has(instance);
   }
 
   /** What is held back, by instance: no commit can come, or it is older than its time. */

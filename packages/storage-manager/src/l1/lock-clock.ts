@@ -13,7 +13,9 @@ export class LockClock {
   readonly #core: Core;
   readonly #deadline = new Column(Float64Array);
   readonly #queued = new Column(Uint8Array);
+  /** Slots, and beside each the deadline that it had when it was queued: never falling. */
   #queue: number[] = [];
+  #due: number[] = [];
   #head = 0;
 
   constructor(core: Core) {
@@ -28,9 +30,13 @@ export class LockClock {
   /** The locks on a slot were just taken, or found after a restart. */
   startedAt(slot: number): void {
     this.#deadline.set(slot, this.#core.now() + this.#core.options.readTtlMs);
-    if (this.#queued.get(slot) === 1) return;
+    if (this.#queued.get(slot) === 0) this.#push(slot);
+  }
+
+  #push(slot: number): void {
     this.#queued.set(slot, 1);
     this.#queue.push(slot);
+    this.#due.push(this.#deadline.get(slot));
   }
 
   /** Ends what is due, a bounded number at a time; true if there may be more. */
@@ -38,27 +44,20 @@ export class LockClock {
     const now = this.#core.now();
     const expired: number[] = [];
     let looked = 0;
-    while (this.#head < this.#queue.length && looked < EXPIRY_BATCH_MAX) {
-      const slot = this.#queue[this.#head] as number;
-      const locked = this.#core.state.slots.locks.get(slot) > 0;
-      const due = this.#deadline.get(slot) <= now;
-      if (locked && !due && looked === 0 && this.#head === 0) break;
-      looked++;
-      this.#head++;
+    for (; looked < EXPIRY_BATCH_MAX && this.#head < this.#queue.length; looked++) {
+      if ((this.#due[this.#head] as number) > now) break;
+      const slot = this.#queue[this.#head++] as number;
       this.#queued.set(slot, 0);
-      if (!locked) continue;
-      if (due) {
-        expired.push(slot);
-      } else {
-        this.#queued.set(slot, 1);
-        this.#queue.push(slot);
-      }
+      if (this.#core.state.slots.locks.get(slot) === 0) continue;
+      if (this.#deadline.get(slot) <= now) expired.push(slot);
+      else this.#push(slot);
     }
     if (this.#head > 4_096 && this.#head * 2 > this.#queue.length) {
       this.#queue = this.#queue.slice(this.#head);
+      this.#due = this.#due.slice(this.#head);
       this.#head = 0;
     }
     if (expired.length > 0) this.#core.record({ type: "l1.read.expired", slots: expired });
-    return looked >= EXPIRY_BATCH_MAX && expired.length > 0;
+    return looked >= EXPIRY_BATCH_MAX;
   }
 }

@@ -38,7 +38,7 @@ export class Lookups {
     this.requested++;
     this.#replacePending(request.requestId);
     const layout = state.modelLayouts.get(modelText(request.modelName, request.worldSize));
-    if (layout === undefined || !this.#core.healthy || this.#cellsInUse() > SESSION_CELLS_MAX) {
+    if (layout === undefined || !this.#core.healthy || state.sessionCells > SESSION_CELLS_MAX) {
       if (this.#core.healthy) this.#record(request, 0, false, 0, []);
       return;
     }
@@ -66,12 +66,6 @@ export class Lookups {
     const { state } = this.#core;
     const number = state.sessionByRequest.get(requestId);
     if (number !== undefined && state.session(number).pending) this.#prefetch.cancel(state.session(number));
-  }
-
-  #cellsInUse(): number {
-    let cells = 0;
-    for (const session of this.#core.state.sessions.values()) cells += session.slots.length;
-    return cells;
   }
 
   #finish(request: ChunkRequest, ranks: number, hits: number, slots: readonly number[]): void {
@@ -195,14 +189,15 @@ export class Lookups {
     this.#core.signalRoom();
   }
 
-  /** Ends sessions that are too old, and after a restart the lookups that died with the old process. */
+  /** Ends sessions that are too old. */
   sweep(): void {
     const { state, options } = this.#core;
     const now = this.#core.now();
+    // In order of their creation: the first young one ends the look.
     for (const number of state.sessions.keys()) {
-      const since = this.#startedMs.get(number);
-      if (since === undefined) this.#startedMs.set(number, now);
-      else if (now - since >= options.sessionTtlMs) this.#end(number, "time");
+      const since = this.#startedMs.get(number) ?? now;
+      if (now - since < options.sessionTtlMs) return;
+      this.#end(number, "time");
     }
   }
 

@@ -64,6 +64,8 @@ export class CacheState {
     detachedBytes: 0,
     lockedCount: 0,
   };
+  /** Cells of all sessions: what their arrays hold. */
+  sessionCells = 0;
   pool: PoolRecord | null = null;
   cleanStop = false;
   nextTask = 1;
@@ -356,6 +358,7 @@ export class CacheState {
       this.removeTransfer(transfer);
     }
     this.sessions.clear();
+    this.sessionCells = 0;
     this.sessionByRequest.clear();
     this.sessionNumbers.restore({ next: 0, free: [] });
     for (let slot = 0; slot < this.slots.numbers.bound; slot++) {

@@ -225,6 +225,7 @@ const HANDLERS: Handlers = {
     session.readers = event.readers;
     session.hits = event.hits;
     takeLocks(state, session, event.slots);
+    state.sessionCells += session.slots.length - before.slots.length;
     dropLocks(state, before);
   },
   "session.answered": (state, { session }) => {
@@ -248,6 +249,7 @@ const HANDLERS: Handlers = {
     }
     // Nobody will ask for the result of a lookup that was still under way.
     if (session.pending) dropLocks(state, session);
+    state.sessionCells -= session.slots.length;
     state.sessions.delete(session.number);
     if (state.sessionByRequest.get(session.requestId) === session.number) {
       state.sessionByRequest.delete(session.requestId);

@@ -173,6 +173,7 @@ function decode(bytes: Buffer): CacheState {
   }
   restoreMap(state.modelLayouts, header.modelLayouts);
   for (const session of header.sessions) {
+    state.sessionCells += session.slots.length;
     state.sessions.set(session.number, {
       ...session,
       slots: Uint32Array.from(session.slots),
