@@ -250,7 +250,8 @@ class FsAdapter implements L2Adapter {
               `store of ${keys.length} keys has ${objects.length} objects`,
             );
           }
-          bytesTransferred += await this.#storeOne(key, object, signal);
+          const written = await this.#storeOne(key, object, signal);
+          bytesTransferred += written; // not in one statement: others add to it during the await
           stored.set(i);
           this.#operations.countSuccess();
         } catch (error) {
@@ -435,6 +436,8 @@ class FsAdapter implements L2Adapter {
   async delete(keys: readonly ObjectKey[], signal: AbortSignal): Promise<Bitmap> {
     const gone = new Bitmap(keys.length);
     await this.#operations.run(signal, async () => {
+      if (keys.length === 0) return;
+      await this.#assertDirectory();
       const errors: CacheError[] = [];
       await this.#operations.forEach(keys.length, signal, async (i) => {
         const key = keys[i] as ObjectKey;
@@ -471,6 +474,7 @@ class FsAdapter implements L2Adapter {
   async quarantine(keys: readonly ObjectKey[], reason: string, signal: AbortSignal): Promise<void> {
     await this.#operations.run(signal, async () => {
       if (keys.length === 0) return;
+      await this.#assertDirectory();
       const directory = this.#path(QUARANTINE_DIR);
       await ensureSubdirectory(this.#port, directory, 0o700);
       const errors: CacheError[] = [];
@@ -497,6 +501,7 @@ class FsAdapter implements L2Adapter {
 
   async listKeys(page: PageRequest, signal: AbortSignal): Promise<KeyListPage> {
     return this.#operations.run(signal, async () => {
+      await this.#assertDirectory();
       try {
         return await this.#listing.page(page, () => this.#operations.assertNotStopped(signal));
       } catch (error) {

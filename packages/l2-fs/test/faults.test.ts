@@ -181,6 +181,32 @@ describe("a store that fails", () => {
   });
 });
 
+test("when another filesystem is there, nothing is deleted, quarantined or listed", async () => {
+  const base = await temporaryDirectory();
+  let device = 0;
+  const port: FsPort = {
+    ...nodeFsPort,
+    stat: async (path) => {
+      const found = await nodeFsPort.stat(path);
+      return Object.assign(found, { dev: found.dev + device });
+    },
+  };
+  const adapter = await openFs(base, {}, port);
+  await storeOne(adapter, key(1), pattern(1, 10));
+  device = 1;
+  for (const operation of [
+    () => adapter.delete([key(1)], never),
+    () => adapter.quarantine([key(1)], "digest differs", never),
+    () => adapter.listKeys({ pageSize: 10 }, never),
+  ]) {
+    await expect(operation()).rejects.toThrow(/another filesystem is at/);
+  }
+  expect(await readdir(base)).toEqual([encodeFileName(key(1))]);
+  expect(adapter.usage().totalBytesUsed).toBe(10);
+  device = 0;
+  expect((await adapter.delete([key(1)], never)).has(0)).toBe(true);
+});
+
 describe("a load that fails", () => {
   test("at each call in turn gives the object, or an error, or a miss, never a part", async () => {
     const base = await temporaryDirectory();

@@ -123,6 +123,14 @@ test("keys that can have no file are refused by store and missing for everything
   expect(await loadOne(adapter, key(1, { modelName: "a/b" }), 10)).not.toBeNull();
 });
 
+test("a store tells the bytes of all its objects, written side by side", async () => {
+  const adapter = await openFs(await temporaryDirectory());
+  const keys = Array.from({ length: 10 }, (_, n) => key(n));
+  const objects = keys.map((_, n) => memory(pattern(n, 100 + n)));
+  expect((await adapter.store(keys, objects, never)).bytesTransferred).toBe(1045);
+  expect((await adapter.store(keys, objects, never)).bytesTransferred).toBe(0);
+});
+
 test("quarantine moves the file away, with the reason in the log", async () => {
   const base = await temporaryDirectory();
   const lines: LogLine[] = [];
