@@ -306,14 +306,14 @@ export class Driver {
     engine.manager.commit();
     if (answer.value.kind !== "slots" || answer.value.slots.length === 0) return;
     const { layout } = this.#of(instance);
-    const number = Math.max(...(this.#lastTransfer("l1.write.reserved") ?? [-1]));
+    const number = this.#lastTransfer("l1.write.reserved", instance);
     this.#stores.push({ instance, request, layout, answer, number });
     if (commit) await this.#commitStore(this.#stores.length - 1);
   }
 
-  #lastTransfer(type: "l1.write.reserved" | "l1.read.handed_out"): number[] | null {
-    const last = this.#engine.eventsOf(type).at(-1);
-    return last === undefined ? null : [last.transfer];
+  /** The transfer that the instance was told of last: loads from L2 may have begun since. */
+  #lastTransfer(type: "l1.write.reserved" | "l1.read.handed_out", instance: bigint): number {
+    return this.#engine.eventsOf(type).findLast((event) => event.instance === instance)?.transfer ?? -1;
   }
 
   #copyIn(open: OpenStore): void {
@@ -384,7 +384,7 @@ export class Driver {
     const [instance, request] = [this.#instance(on), this.#range(on)];
     const answer: PreparedRetrieve = this.#engine.prepareRetrieve(instance, request);
     if (answer.kind !== "slots") return;
-    const [number] = this.#lastTransfer("l1.read.handed_out") as [number];
+    const number = this.#lastTransfer("l1.read.handed_out", instance);
     this.#retrieves.push({
       instance,
       request,

@@ -14,6 +14,8 @@ export class BreakableJournal implements Journal {
   readonly #inner: Journal;
   /** True: the disk is full. */
   broken = false;
+  /** True: the process is dead; what it still does is seen by nobody. */
+  dead = false;
   health: JournalHealth = { state: "ok" };
 
   constructor(inner: Journal) {
@@ -37,11 +39,11 @@ export class BreakableJournal implements Journal {
   }
 
   append(records: readonly Uint8Array[]): bigint {
-    return this.#inner.append(records);
+    return this.dead ? this.#inner.position : this.#inner.append(records);
   }
 
   commit(): boolean {
-    if (this.broken) {
+    if (this.broken || this.dead) {
       const cause = new CacheError("JOURNAL_IO", "no space left on device; free space");
       this.health = { state: "degraded", cause, pendingBytes: 0 };
       return false;

@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { L2Adapter } from "@cache/contracts";
+import { CacheError, type L2Adapter } from "@cache/contracts";
 import { type JournalOptions, openJournal } from "@cache/journal";
 import { type L1Pool, type MapperScan, openL1Pool } from "@cache/l1-memory";
 import { createMockAdapter, type MockAdapter } from "@cache/l2-mock";
@@ -301,6 +301,8 @@ export class TestEngine {
     this.#gone = true;
     running.delete(this);
     this.clock.stop();
+    this.journal.dead = true;
+    this.journal.health = { state: "degraded", cause: new CacheError("JOURNAL_IO", "dead"), pendingBytes: 0 };
     await this.journal.close();
     await this.pool.close({ keep: true });
   }
