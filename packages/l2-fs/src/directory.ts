@@ -3,7 +3,7 @@ import { constants, promises as fs, type Stats } from "node:fs";
 import { join } from "node:path";
 import { type AdapterLog, CacheError } from "@cache/contracts";
 import { type FsConfig, permissionBits } from "./config.ts";
-import { backendError, errnoOf, type FsPort } from "./fs-port.ts";
+import { backendError, type FsPort, statOrNull } from "./fs-port.ts";
 
 /** What `open` found out about the directory. */
 export interface PreparedDirectory {
@@ -17,15 +17,6 @@ export interface PreparedDirectory {
 
 function invalidConfig(message: string): CacheError {
   return new CacheError("INVALID_CONFIG", message);
-}
-
-async function statOrNull(call: Promise<Stats>, path: string): Promise<Stats | null> {
-  try {
-    return await call;
-  } catch (error) {
-    if (errnoOf(error) === "ENOENT") return null;
-    throw backendError(error, "look at", path);
-  }
 }
 
 async function make(port: FsPort, path: string, mode: number): Promise<void> {

@@ -105,3 +105,13 @@ export function backendError(error: unknown, action: string, path: string): Cach
     details: { errno, path },
   });
 }
+
+/** What `stat` or `lstat` of a path gives; null if nothing is there. */
+export async function statOrNull(call: Promise<fs.Stats>, path: string): Promise<fs.Stats | null> {
+  try {
+    return await call;
+  } catch (error) {
+    if (errnoOf(error) === "ENOENT") return null;
+    throw backendError(error, "look at", path);
+  }
+}

@@ -6,7 +6,7 @@ import {
   type KeyListPage,
   type PageRequest,
 } from "@cache/contracts";
-import { errnoOf, type FsPort } from "./fs-port.ts";
+import { type FsPort, statOrNull } from "./fs-port.ts";
 import { decodeFileName, encodeModelName, OBJECT_SUFFIX } from "./names.ts";
 
 /** Names kept of one pass over the directory: the smallest after the cursor, about 5 MB. */
@@ -95,14 +95,10 @@ export class KeyListing {
   async #entry(name: string): Promise<KeyListEntry | null> {
     const key = decodeFileName(name);
     if (key === null) return null;
-    try {
-      const found = await this.#port.lstat(join(this.#basePath, name));
-      if (!found.isFile()) return null;
-      return { key: encodeObjectKey(key), size_bytes: found.size, modified_ms: Math.floor(found.mtimeMs) };
-    } catch (error) {
-      if (errnoOf(error) === "ENOENT") return null; // removed since the pass
-      throw error;
-    }
+    const path = join(this.#basePath, name);
+    const found = await statOrNull(this.#port.lstat(path), path); // null: removed since the pass
+    if (found === null || !found.isFile()) return null;
+    return { key: encodeObjectKey(key), size_bytes: found.size, modified_ms: Math.floor(found.mtimeMs) };
   }
 
   /**
@@ -119,10 +115,10 @@ export class KeyListing {
     }
     const prefix = modelName === undefined ? "" : `${encodeModelName(modelName)}@`;
     const after = pageToken === undefined ? "" : decodeToken(pageToken);
-    let window = this.#window;
+    const kept = this.#window;
     this.#window = null;
-    const continues = window !== null && window.prefix === prefix && window.after === after && after !== "";
-    if (window === null || !continues) window = await this.#pass(prefix, after, checkStopped);
+    const continues = kept !== null && kept.prefix === prefix && kept.after === after; // a first page never does
+    const window = continues ? kept : await this.#pass(prefix, after, checkStopped);
 
     const names = window.names.splice(0, pageSize);
     const last = names.at(-1);

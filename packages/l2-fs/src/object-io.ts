@@ -1,44 +1,31 @@
 import { constants } from "node:fs";
-import { CacheError } from "@cache/contracts";
+import { join } from "node:path";
+import { type AdapterLog, CacheError, type MemoryObj } from "@cache/contracts";
+import { type FsConfig, permissionBits } from "./config.ts";
+import type { PreparedDirectory } from "./directory.ts";
 import { errnoOf, type FsPort } from "./fs-port.ts";
 
-/** Objects of at least this size are looked at again after the read; also the bound of the future small path. */
+/** Objects of at least this size are looked at again after the read. */
 const LARGE_OBJECT_BYTES = 256 * 1024;
 
-/** How objects are read and written. */
+/** What an {@link ObjectIo} works with. */
 export interface ObjectIoOptions {
-  readonly fileMode: number;
-  readonly fsync: "none" | "data" | "full";
-  readonly readAheadBytes: number | null;
-  /** Whether this object can go past the page cache: see {@link canBypassCache}. */
-  readonly direct: boolean;
-  /** Told when O_DIRECT was refused and the page cache was used instead. */
-  onDirectRefused(): void;
+  readonly port: FsPort;
+  readonly basePath: string;
+  readonly config: FsConfig;
+  readonly directory: PreparedDirectory;
+  /** Start of the names of temporaries. */
+  readonly temporaryPrefix: string;
+  /** Address of the L1 pool, null if it is not known. */
+  readonly l1Address: bigint | null;
+  readonly log: AdapterLog;
 }
 
 /** `whole`, or why the object is a miss. */
 export type ReadOutcome = "whole" | "absent" | "other-length" | "shrank";
 
-/** True if length and address are multiples of the filesystem's block, or the address is not known. */
-export function canBypassCache(byteLength: number, address: bigint | null, blockBytes: number): boolean {
-  if (blockBytes <= 0 || byteLength === 0 || byteLength % blockBytes !== 0) return false;
-  return address === null || address % BigInt(blockBytes) === 0n;
-}
-
 async function closeQuietly(port: FsPort, fd: number): Promise<void> {
   await port.close(fd).catch(() => undefined);
-}
-
-/** Runs with O_DIRECT where asked, and once more without if the filesystem or the buffer does not allow it. */
-async function tryDirect<T>(options: ObjectIoOptions, run: (flags: number) => Promise<T>): Promise<T> {
-  if (!options.direct) return run(0);
-  try {
-    return await run(constants.O_DIRECT ?? 0);
-  } catch (error) {
-    if (errnoOf(error) !== "EINVAL" && errnoOf(error) !== "EOPNOTSUPP") throw error;
-    options.onDirectRefused();
-    return run(0);
-  }
 }
 
 /** Fills `into` from the start of the file; false if the file ended before. */
@@ -56,44 +43,6 @@ async function readFully(
     done += count;
   }
   return true;
-}
-
-/**
- * Reads a whole object straight into `into`. Anything that is not a regular file of exactly that length is a
- * miss; `into` may then hold anything.
- *
- * @throws the error of a failed call, as Node gives it.
- */
-export async function readObject(
-  port: FsPort,
-  path: string,
-  into: Uint8Array,
-  options: ObjectIoOptions,
-): Promise<ReadOutcome> {
-  // O_NONBLOCK: a FIFO of that name must not hold a thread for ever.
-  const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
-  return tryDirect(options, async (direct) => {
-    let fd: number;
-    try {
-      fd = await port.open(path, flags | direct);
-    } catch (error) {
-      if (errnoOf(error) === "ENOENT" || errnoOf(error) === "ELOOP") return "absent";
-      throw error;
-    }
-    try {
-      const before = await port.fstat(fd);
-      if (!before.isFile()) return "absent";
-      if (before.size !== into.byteLength) return "other-length";
-      if (!(await readFully(port, fd, into, direct === 0 ? options.readAheadBytes : null))) return "shrank";
-      if (into.byteLength >= LARGE_OBJECT_BYTES) {
-        const after = await port.fstat(fd);
-        if (after.size !== before.size || after.mtimeMs !== before.mtimeMs) return "shrank";
-      }
-      return "whole";
-    } finally {
-      await closeQuietly(port, fd);
-    }
-  });
 }
 
 async function writeFully(
@@ -121,53 +70,121 @@ async function syncDirectory(port: FsPort, path: string): Promise<void> {
   }
 }
 
-async function writeTemporary(
-  port: FsPort,
-  temporaryPath: string,
-  bytes: Uint8Array,
-  options: ObjectIoOptions,
-  flags: number,
-  isStopped: () => boolean,
-): Promise<void> {
-  const create = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
-  const fd = await port.open(temporaryPath, create | flags, options.fileMode);
-  let open = true;
-  try {
-    // The umask took away what a shared deployment asks for.
-    if ((options.fileMode & 0o077) !== 0) await port.fchmod(fd, options.fileMode);
-    await writeFully(port, fd, bytes, isStopped);
-    if (options.fsync !== "none") await port.fdatasync(fd);
-    open = false;
-    await port.close(fd); // may report that the disk or the quota is full (NFS)
-  } catch (error) {
-    if (open) await closeQuietly(port, fd);
-    await port.unlink(temporaryPath).catch(() => undefined);
-    throw error;
-  }
-}
+/** Reads and writes the object files of one open adapter. Failed calls throw as Node gives them. */
+export class ObjectIo {
+  readonly #options: ObjectIoOptions;
+  readonly #fileMode: number;
+  #temporaries = 0;
+  #directFallbacks = 0;
 
-/**
- * Writes an object so that its name never leads to a part of it: a new temporary, written whole, then renamed.
- * On any failure the temporary is removed.
- *
- * @param isStopped asked before each write; true ends the store early. *
- * @throws CacheError `ABORTED`, or the error of a failed call, as Node gives it.
- */
-export async function writeObject(
-  port: FsPort,
-  paths: { readonly directory: string; readonly temporary: string; readonly final: string },
-  bytes: Uint8Array,
-  options: ObjectIoOptions,
-  isStopped: () => boolean,
-): Promise<void> {
-  await tryDirect(options, (flags) =>
-    writeTemporary(port, paths.temporary, bytes, options, flags, isStopped),
-  );
-  try {
-    await port.rename(paths.temporary, paths.final);
-  } catch (error) {
-    await port.unlink(paths.temporary).catch(() => undefined);
-    throw error;
+  constructor(options: ObjectIoOptions) {
+    this.#options = options;
+    this.#fileMode = permissionBits(options.config.file_mode);
   }
-  if (options.fsync === "full") await syncDirectory(port, paths.directory);
+
+  /** How often O_DIRECT was refused and the page cache was used instead. */
+  get directFallbacks(): number {
+    return this.#directFallbacks;
+  }
+
+  /** True if length and address are multiples of the filesystem's block, or the address is not known. */
+  #canBypassCache({ bytes, poolOffset }: MemoryObj): boolean {
+    const { config, directory, l1Address } = this.#options;
+    const { blockBytes } = directory;
+    if (!config.use_odirect || blockBytes <= 0) return false;
+    if (bytes.byteLength === 0 || bytes.byteLength % blockBytes !== 0) return false;
+    if (poolOffset === null || l1Address === null) return true;
+    return (l1Address + BigInt(poolOffset)) % BigInt(blockBytes) === 0n;
+  }
+
+  /** Runs with O_DIRECT where possible, and once more without if the filesystem or the buffer does not allow it. */
+  async #tryDirect<T>(object: MemoryObj, run: (flags: number) => Promise<T>): Promise<T> {
+    if (!this.#canBypassCache(object)) return run(0);
+    try {
+      return await run(constants.O_DIRECT ?? 0);
+    } catch (error) {
+      if (errnoOf(error) !== "EINVAL" && errnoOf(error) !== "EOPNOTSUPP") throw error;
+      if (++this.#directFallbacks === 1) {
+        this.#options.log.warn(
+          "O_DIRECT was refused by the filesystem or for a buffer's alignment; such objects go through the page cache",
+          { base_path: this.#options.basePath, bytes: object.bytes.byteLength },
+        );
+      }
+      return run(0);
+    }
+  }
+
+  /**
+   * Reads a whole object straight into its buffer. Anything that is not a regular file of exactly that length is
+   * a miss; the buffer may then hold anything.
+   */
+  read(path: string, object: MemoryObj): Promise<ReadOutcome> {
+    return this.#tryDirect(object, (direct) => this.#readOnce(path, object.bytes, direct));
+  }
+
+  async #readOnce(path: string, into: Uint8Array, direct: number): Promise<ReadOutcome> {
+    const { port, config } = this.#options;
+    // O_NONBLOCK: a FIFO of that name must not hold a thread for ever.
+    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK | direct;
+    let fd: number;
+    try {
+      fd = await port.open(path, flags);
+    } catch (error) {
+      if (errnoOf(error) === "ENOENT" || errnoOf(error) === "ELOOP") return "absent";
+      throw error;
+    }
+    try {
+      const before = await port.fstat(fd);
+      if (!before.isFile()) return "absent";
+      if (before.size !== into.byteLength) return "other-length";
+      if (!(await readFully(port, fd, into, direct === 0 ? config.read_ahead_size : null))) return "shrank";
+      if (into.byteLength >= LARGE_OBJECT_BYTES) {
+        const after = await port.fstat(fd);
+        if (after.size !== before.size || after.mtimeMs !== before.mtimeMs) return "shrank";
+      }
+      return "whole";
+    } finally {
+      await closeQuietly(port, fd);
+    }
+  }
+
+  /**
+   * Writes an object so that its name never leads to a part of it: a new temporary, written whole, then renamed.
+   * On any failure the temporary is removed.
+   *
+   * @param isStopped asked before each write; true ends the store early.
+   * @throws CacheError `ABORTED`, or the error of a failed call.
+   */
+  async write(path: string, object: MemoryObj, isStopped: () => boolean): Promise<void> {
+    const { port, basePath, config, directory, temporaryPrefix } = this.#options;
+    const name = `${temporaryPrefix}${(this.#temporaries++).toString(36)}.tmp`;
+    const temporary = join(directory.temporaryPath, name);
+    await this.#tryDirect(object, (flags) => this.#writeNew(temporary, object.bytes, flags, isStopped));
+    try {
+      await port.rename(temporary, path);
+    } catch (error) {
+      await port.unlink(temporary).catch(() => undefined);
+      throw error;
+    }
+    if (config.fsync === "full") await syncDirectory(port, basePath);
+  }
+
+  async #writeNew(path: string, bytes: Uint8Array, flags: number, isStopped: () => boolean): Promise<void> {
+    const { port, config } = this.#options;
+    const create = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+    const fd = await port.open(path, create | flags, this.#fileMode);
+    let open = true;
+    try {
+      // The umask took away what a shared deployment asks for.
+      if ((this.#fileMode & 0o077) !== 0) await port.fchmod(fd, this.#fileMode);
+      await writeFully(port, fd, bytes, isStopped);
+      if (config.fsync !== "none") await port.fdatasync(fd);
+      open = false;
+      await port.close(fd); // may report that the disk or the quota is full (NFS)
+    } catch (error) {
+      if (open) await closeQuietly(port, fd);
+      await port.unlink(path).catch(() => undefined);
+      throw error;
+    }
+  }
 }

@@ -24,17 +24,28 @@ class Permits {
   }
 }
 
-/**
- * The operations of one adapter: not before open, not after close; at most four filesystem calls at a time; one
- * writer a name; errors counted.
- */
+/** Settles as `work` does, or with `ABORTED` as soon as the signal fires: `work` may never settle. */
+export async function orAborted(work: Promise<void>, signal: AbortSignal, message: string): Promise<void> {
+  let onAbort: () => void = () => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(new CacheError("ABORTED", message));
+    if (signal.aborted) onAbort();
+    else signal.addEventListener("abort", onAbort, { once: true });
+  });
+  try {
+    await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}
+
+/** The operations of one adapter: not before open, not after close; four calls at a time; errors counted. */
 export class Operations {
   #state: "new" | "open" | "closed" = "new";
   #inFlight = 0;
   #idle: (() => void) | null = null;
   #failedInARow = 0;
   readonly #permits = new Permits(CALLS_AT_A_TIME);
-  readonly #busyNames = new Map<string, Promise<unknown>>();
   readonly #errors = new Map<CacheErrorCode, number>();
 
   /** True between {@link begin} and {@link end}. */
@@ -62,25 +73,21 @@ export class Operations {
     if (this.#state === "new") this.#state = "open";
   }
 
-  /** From now on operations are refused; settles when those in flight have. */
+  /** From now on operations are refused; settles when those in flight have. Called once. */
   async end(): Promise<void> {
     this.#state = "closed";
-    if (this.#inFlight > 0) {
-      await new Promise<void>((resolve) => {
-        const earlier = this.#idle;
-        this.#idle = () => {
-          earlier?.();
-          resolve();
-        };
-      });
-    }
+    if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
   }
 
-  /** Counts an error; codes of the backend's make the adapter unhealthy if nothing succeeds between. */
-  countError(error: CacheError): void {
+  /**
+   * Counts an error and gives it back; codes of the backend's make the adapter unhealthy if nothing succeeds
+   * between.
+   */
+  countError(error: CacheError): CacheError {
     this.#errors.set(error.code, (this.#errors.get(error.code) ?? 0) + 1);
     const refusedByFilesystem = error.code === "BACKEND_REFUSED" && "errno" in error.details;
     if (error.code === "BACKEND_UNAVAILABLE" || refusedByFilesystem) this.#failedInARow++;
+    return error;
   }
 
   /** Notes that the backend answered. */
@@ -149,30 +156,6 @@ export class Operations {
     const lanes = Array.from({ length: Math.min(CALLS_AT_A_TIME, count) }, lane);
     for (const settled of await Promise.allSettled(lanes)) {
       if (settled.status === "rejected") throw settled.reason;
-    }
-  }
-
-  /** Waits while somebody stores, deletes or quarantines this name. */
-  async whenFree(name: string): Promise<void> {
-    for (let busy = this.#busyNames.get(name); busy !== undefined; busy = this.#busyNames.get(name))
-      await busy;
-  }
-
-  /** Runs `work` as the only one that changes this name. */
-  async exclusively<T>(name: string, work: () => Promise<T>): Promise<T> {
-    // Not by whenFree: between its answer and here another waiter could begin.
-    for (let busy = this.#busyNames.get(name); busy !== undefined; busy = this.#busyNames.get(name))
-      await busy;
-    const working = work();
-    const settled = working.then(
-      () => undefined,
-      () => undefined,
-    );
-    this.#busyNames.set(name, settled);
-    try {
-      return await working;
-    } finally {
-      this.#busyNames.delete(name);
     }
   }
 }

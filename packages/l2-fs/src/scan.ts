@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { type AdapterLog, messageOf } from "@cache/contracts";
-import { errnoOf, type FsPort } from "./fs-port.ts";
+import { errnoOf, type FsPort, statOrNull } from "./fs-port.ts";
 import { decodeFileName, parseTemporaryName, type TemporaryOwner } from "./names.ts";
 
 /** A temporary whose writer cannot be asked is dead after this time without a write, in milliseconds. */
@@ -176,10 +176,8 @@ export class DirectoryScan {
         this.#current.foreign++;
         continue;
       }
-      const found = await port.lstat(join(basePath, entry.name)).catch((error: unknown) => {
-        if (errnoOf(error) === "ENOENT") return null;
-        throw error;
-      });
+      const path = join(basePath, entry.name);
+      const found = await statOrNull(port.lstat(path), path);
       // What was written since the scan began is in this process's own figures, or in the next scan's.
       if (found?.isFile() === true && found.mtimeMs < startedMs) {
         this.#current.files++;
