@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { join, resolve } from "node:path";
 import {
   type AdapterLog,
@@ -19,11 +19,12 @@ import {
 } from "@cache/contracts";
 import { Capacity } from "./capacity.ts";
 import type { FsConfig } from "./config.ts";
-import { ensureSubdirectory, prepareDirectory, readHostToken } from "./directory.ts";
-import { backendError, errnoOf, type FsPort, nodeFsPort, statOrNull } from "./fs-port.ts";
+import { prepareDirectory, readHostToken } from "./directory.ts";
+import { backendError, type FsPort, nodeFsPort } from "./fs-port.ts";
 import { KeyListing } from "./listing.ts";
 import { NameLocks } from "./name-locks.ts";
-import { encodeFileName, NAME_BYTES_MAX, QUARANTINE_DIR, temporaryPrefix } from "./names.ts";
+import { encodeFileName, temporaryPrefix } from "./names.ts";
+import { ObjectFiles } from "./object-files.ts";
 import { ObjectIo } from "./object-io.ts";
 import { Operations, orAborted } from "./operations.ts";
 import { DirectoryScan, openTokens } from "./scan.ts";
@@ -31,10 +32,8 @@ import { DirectoryScan, openTokens } from "./scan.ts";
 /** What exists from `open` on. */
 interface Opened {
   readonly log: AdapterLog;
-  /** Device of the directory's filesystem. */
-  readonly device: number;
   readonly openToken: string;
-  readonly io: ObjectIo;
+  readonly files: ObjectFiles;
   readonly scan: DirectoryScan;
 }
 
@@ -113,7 +112,9 @@ class FsAdapter implements L2Adapter {
       filesPerSecond: config.scan_files_per_second,
       intervalMs: config.scan_interval_seconds * 1000,
     });
-    this.#opened = { log, device: directory.device, openToken, io, scan };
+    const shared = { capacity: this.#capacity, names: this.#names };
+    const files = new ObjectFiles({ port, basePath, device: directory.device, io, scan, ...shared });
+    this.#opened = { log, openToken, files, scan };
     this.#operations.begin();
     this.#capacity.refreshFreeBytes();
     scan.start();
@@ -137,10 +138,6 @@ class FsAdapter implements L2Adapter {
     return this.#opened;
   }
 
-  #path(name: string): string {
-    return join(this.location, name);
-  }
-
   /** The file name of a key; null for one that can have no file, which therefore is not there. */
   #nameOrNull(key: ObjectKey): string | null {
     try {
@@ -151,21 +148,12 @@ class FsAdapter implements L2Adapter {
     }
   }
 
-  /**
-   * Throws unless the directory is the one that was opened: an unmounted filesystem looks like an empty cache, and
-   * stores would go to the disk below it.
-   */
   async #assertDirectory(): Promise<void> {
-    const found = await this.#port.stat(this.location).catch((error: unknown) => {
+    try {
+      await this.#state().files.assertDirectory();
+    } catch (error) {
       throw this.#operations.countError(backendError(error, "look at", this.location));
-    });
-    if (found.isDirectory() && found.dev === this.#state().device) return;
-    throw this.#operations.countError(
-      new CacheError(
-        "BACKEND_UNAVAILABLE",
-        `another filesystem is at ${this.location} now than when it was opened; mount the right one, or restart the engine to use this one`,
-      ),
-    );
+    }
   }
 
   /** Does `work` for each key with its file name, null if it can have none. What failed, in no order. */
@@ -181,7 +169,7 @@ class FsAdapter implements L2Adapter {
       try {
         await work(name, i);
       } catch (error) {
-        const path = name === null ? this.location : this.#path(name);
+        const path = name === null ? this.location : join(this.location, name);
         errors.push(this.#operations.countError(backendError(error, action, path)));
       }
     });
@@ -225,14 +213,12 @@ class FsAdapter implements L2Adapter {
             );
           }
           const written = await this.#storeOne(key, object, signal);
-          bytesTransferred += written; // not in one statement: others add to it during the await
+          bytesTransferred += written; // `+= await` would lose what others add meanwhile
           stored.set(i);
           this.#operations.countSuccess();
         } catch (error) {
-          failed.set(
-            i,
-            this.#operations.countError(backendError(error, "write an object to", this.location)),
-          );
+          const failure = backendError(error, "write an object to", this.location);
+          failed.set(i, this.#operations.countError(failure));
         }
       });
       for (let i = 0; i < keys.length; i++) {
@@ -253,44 +239,23 @@ class FsAdapter implements L2Adapter {
         `an object of ${byteLength} bytes is larger than ${most} bytes`,
       );
     }
-    return this.#names.exclusively(name, async () => {
-      const path = this.#path(name);
-      if (await this.#isStored(path, byteLength)) return 0;
-      const { io, scan } = this.#state();
-      return this.#capacity.withRoom(byteLength, scan.tier.bytes, async () => {
-        await io.write(path, object, () => this.#operations.isStopped(signal));
-        this.#capacity.own.add(name, key.cacheSalt, byteLength);
-        scan.note(1, byteLength);
-        return byteLength;
-      });
-    });
-  }
-
-  /** True if the file has that length; throws if it has another one, which may be right for another node. */
-  async #isStored(path: string, byteLength: number): Promise<boolean> {
-    const found = await statOrNull(this.#port.lstat(path), path);
-    if (found === null) return false;
-    if (found.isFile() && found.size === byteLength) return true;
-    const what = found.isFile()
-      ? `is there with ${found.size} bytes instead of ${byteLength}`
-      : "is no regular file";
-    throw new CacheError(
-      "BACKEND_REFUSED",
-      `${path} ${what}; it may belong to a node with another layout: delete the object first, or use another base_path or cache identity`,
-      { details: { reason: "other-length", path, expectedBytes: byteLength, foundBytes: found.size } },
-    );
+    const { files } = this.#state();
+    return files.store(name, key.cacheSalt, object, () => this.#operations.isStopped(signal));
   }
 
   async lookupAndLock(requests: readonly SizedKey[], signal: AbortSignal): Promise<Bitmap> {
     const found = new Bitmap(requests.length);
     const keys = requests.map(({ key }) => key);
     await this.#operations.run(signal, async () => {
+      const { files } = this.#state();
       const errors = await this.#forEachName(keys, signal, "look at", async (name, i) => {
         if (name === null) return;
         await this.#names.whenUnchanging(name);
         this.#names.lock(name); // before the look, so that a delete in between finds it
         try {
-          if (await this.#isThere(this.#path(name), (requests[i] as SizedKey).byteLength)) found.set(i);
+          const outcome = await files.look(name, (requests[i] as SizedKey).byteLength);
+          if (outcome === "whole") found.set(i);
+          else if (outcome === "other-length") this.#counts.length_mismatches++;
         } finally {
           if (!found.has(i)) this.#names.unlock(name);
         }
@@ -302,14 +267,6 @@ class FsAdapter implements L2Adapter {
       await this.#settle(errors, found); // throws only if nothing was found, so no lock stays
     });
     return found;
-  }
-
-  /** True if a file of that length is there. */
-  async #isThere(path: string, byteLength: number): Promise<boolean> {
-    const file = await statOrNull(this.#port.lstat(path), path);
-    if (file === null || !file.isFile()) return false;
-    if (file.size !== byteLength) this.#counts.length_mismatches++;
-    return file.size === byteLength;
   }
 
   unlock(keys: readonly ObjectKey[]): void {
@@ -334,11 +291,11 @@ class FsAdapter implements L2Adapter {
           `buffer ${i} has ${bytes} bytes for an object of ${byteLength}`,
         );
       });
-      const { io } = this.#state();
+      const { files } = this.#state();
       const keys = requests.map(({ key }) => key);
       const errors = await this.#forEachName(keys, signal, "read", async (name, i) => {
         if (name === null) return;
-        const outcome = await io.read(this.#path(name), into[i] as MemoryObj);
+        const outcome = await files.read(name, into[i] as MemoryObj);
         if (outcome === "whole") loaded.set(i);
         else if (outcome === "other-length") this.#counts.length_mismatches++;
         else if (outcome === "shrank") this.#counts.short_reads++;
@@ -353,8 +310,9 @@ class FsAdapter implements L2Adapter {
     await this.#operations.run(signal, async () => {
       if (keys.length === 0) return;
       await this.#assertDirectory();
+      const { files } = this.#state();
       const errors = await this.#forEachName(keys, signal, "delete", async (name, i) => {
-        if (name === null || (await this.#takeAway(name, keys[i] as ObjectKey, null))) gone.set(i);
+        if (name === null || (await files.remove(name, (keys[i] as ObjectKey).cacheSalt))) gone.set(i);
       });
       await this.#settle(errors, gone);
     });
@@ -365,37 +323,16 @@ class FsAdapter implements L2Adapter {
     await this.#operations.run(signal, async () => {
       if (keys.length === 0) return;
       await this.#assertDirectory();
-      const directory = this.#path(QUARANTINE_DIR);
-      await ensureSubdirectory(this.#port, directory, 0o700);
+      const { files, log } = this.#state();
+      await files.prepareQuarantine();
       const [first] = await this.#forEachName(keys, signal, "quarantine", async (name, i) => {
         if (name === null) return;
-        const prefix = `${Date.now().toString(36)}-${randomBytes(4).toString("hex")}-`;
-        const fits = Buffer.byteLength(prefix + name) <= NAME_BYTES_MAX;
-        const kept = prefix + (fits ? name : createHash("sha256").update(name).digest("hex"));
-        await this.#takeAway(name, keys[i] as ObjectKey, join(directory, kept));
+        const kept = await files.quarantine(name, (keys[i] as ObjectKey).cacheSalt);
         this.#counts.quarantined++;
-        this.#state().log.warn("an object was quarantined", { reason, file: name, kept_as: kept });
+        log.warn("an object was quarantined", { reason, file: name, kept_as: kept });
       });
       if (first !== undefined) throw first;
       this.#operations.assertNotStopped(signal);
-    });
-  }
-
-  /** Moves a file to `movedTo`, or deletes it where that is null. False if a lock forbids to delete it. */
-  #takeAway(name: string, { cacheSalt }: ObjectKey, movedTo: string | null): Promise<boolean> {
-    return this.#names.exclusively(name, async () => {
-      const path = this.#path(name);
-      try {
-        const { size } = await this.#port.lstat(path);
-        if (movedTo !== null) await this.#port.rename(path, movedTo);
-        else if (this.#names.isLocked(name)) return false;
-        else await this.#port.unlink(path);
-        this.#state().scan.note(-1, -size);
-      } catch (error) {
-        if (errnoOf(error) !== "ENOENT") throw error;
-      }
-      this.#capacity.own.remove(name, cacheSalt);
-      return true;
     });
   }
 
@@ -417,7 +354,7 @@ class FsAdapter implements L2Adapter {
   status(): AdapterStatus {
     if (this.#operations.isOpen) this.#capacity.refreshFreeBytes();
     const { own, limitBytes, freeBytes } = this.#capacity;
-    const { scan, io } = this.#opened ?? {};
+    const { scan, files } = this.#opened ?? {};
     return {
       isHealthy: this.#operations.isHealthy,
       type: "fs",
@@ -435,7 +372,7 @@ class FsAdapter implements L2Adapter {
       locked_keys: this.#names.lockedCount,
       errors: this.#operations.errorCounts,
       ...this.#counts,
-      odirect_fallbacks: io?.directFallbacks ?? 0,
+      odirect_fallbacks: files?.directFallbacks ?? 0,
       scan: scan?.status() ?? null,
     };
   }

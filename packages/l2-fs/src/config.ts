@@ -2,8 +2,11 @@ import { z } from "zod";
 
 const MODE_RULE = "three octal digits, with or without a leading 0, e.g. ";
 
-/** Digits are octal, also of a number: JSON and YAML have no octal notation that both read. */
-function octal(value: string | number): number {
+/**
+ * The permission bits of `file_mode` or `directory_mode`, `NaN` if they are no such digits. Digits are octal, also
+ * of a number: JSON and YAML have no octal notation that both read.
+ */
+export function permissionBits(value: string | number): number {
   return /^0?[0-7]{3}$/.test(String(value)) ? Number.parseInt(String(value), 8) : Number.NaN;
 }
 
@@ -15,7 +18,7 @@ function mode(
 ): z.ZodUnion<readonly [z.ZodString, z.ZodNumber]> {
   return z
     .union([z.string(), z.number()], { error: `${option} must be ${MODE_RULE}"${example}"` })
-    .refine((value) => (octal(value) & needed) === needed, {
+    .refine((value) => (permissionBits(value) & needed) === needed, {
       error: (issue) =>
         `${option} is ${JSON.stringify(issue.input)}: write ${MODE_RULE}"${example}", and let the owner ${who}`,
     });
@@ -99,8 +102,3 @@ export const fsConfigSchema = z.strictObject({
 
 /** A checked configuration. */
 export type FsConfig = z.output<typeof fsConfigSchema>;
-
-/** The permission bits of `file_mode` or `directory_mode`. */
-export function permissionBits(value: string | number): number {
-  return octal(value);
-}
