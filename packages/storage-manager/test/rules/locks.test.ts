@@ -8,7 +8,7 @@ const chat = prompt("chat", 3);
 
 let engine: TestEngine;
 beforeEach(async () => {
-  engine = await startEngine({ slots: 8, options: { reapUnpingedMs: 0, evictionWatermark: 1 } });
+  engine = await startEngine({ slots: 8, options: { reapUnpingedMs: 0, evictionWatermark: 2 } });
   engine.register(1n);
   await engine.store(1n, chat.range());
 });

@@ -1,0 +1,304 @@
+import type { L2Adapter } from "@cache/contracts";
+import type { MockAdapter } from "@cache/l2-mock";
+import { beforeEach, describe, expect, it } from "vitest";
+import { mockAdapter, startEngine, type TestEngine } from "../support/engine.ts";
+import { checkInvariants } from "../support/invariants.ts";
+import { FLOAT16, prompt } from "../support/prompts.ts";
+
+const SECOND = 1_000;
+const chat = prompt("chat", 3);
+
+let l2: MockAdapter;
+beforeEach(() => {
+  l2 = mockAdapter();
+});
+
+async function engineWith(
+  adapters: Record<string, L2Adapter>,
+  options: NonNullable<Parameters<typeof startEngine>[0]>["options"] = {},
+  slots = 16,
+): Promise<TestEngine> {
+  const engine = await startEngine({ slots, adapters, options: { evictionWatermark: 2, ...options } });
+  engine.register(1n);
+  return engine;
+}
+
+/** The same store, but nothing can be deleted from it. */
+function withoutDelete(mock: MockAdapter): L2Adapter {
+  return {
+    capabilities: { ...mock.capabilities, delete: false, globalEviction: false },
+    location: mock.location,
+    open: (context) => mock.open(context),
+    store: (keys, objects, signal) => mock.store(keys, objects, signal),
+    lookupAndLock: (requests, signal) => mock.lookupAndLock(requests, signal),
+    unlock: (keys) => mock.unlock(keys),
+    load: (requests, into, signal) => mock.load(requests, into, signal),
+    usage: () => mock.usage(),
+    status: () => mock.status(),
+    close: () => mock.close(),
+  };
+}
+
+describe("an object that was stored", () => {
+  it("is brought to every adapter, and loaded from there when L1 has dropped it", async () => {
+    const other = mockAdapter();
+    const engine = await engineWith({ l2, other });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    expect([l2, other].map((adapter) => adapter.status()["object_count"])).toEqual([3, 3]);
+    await engine.manager.clear(true);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
+  });
+
+  it("is not evictable before one adapter has it", async () => {
+    const release = l2.control.hang("store");
+    const engine = await engineWith({ l2 }, { storeWaitMs: 0 }, 4);
+    await engine.store(1n, prompt("a", 4).range());
+    await engine.settle();
+    expect((await engine.prepareStore(1n, prompt("b", 1).range())).value.kind).toBe("empty-context");
+    release();
+    await engine.settle();
+    expect(await engine.store(1n, prompt("b", 1).range())).toBe(true);
+  });
+
+  it("is evictable while a second adapter still waits for it, and not any more once the first has lost it", async () => {
+    const slow = mockAdapter();
+    slow.control.hang("store");
+    const engine = await engineWith({ l2, slow });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    expect(engine.state.slots.orderEnds.count).toBe(3);
+    const keys = engine.eventsOf("l2.store.completed")[0]?.stored ?? [];
+    expect(keys).toHaveLength(3);
+    engine.turn(({ core }) => core.record({ type: "l2.keys.deleted", adapter: 0, keys, reason: "test" }));
+    expect(engine.state.slots.orderEnds.count).toBe(0);
+    checkInvariants(engine);
+  });
+
+  it("is tried again after failures", async () => {
+    l2.control.failNext("store", 2);
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.pass(10 * SECOND, SECOND);
+    expect(l2.status()["object_count"]).toBe(3);
+    expect(engine.state.ledger(0)).toMatchObject({ storedCount: 3, inDoubt: 0, ownBytes: 3 * 4_096 });
+  });
+
+  it("is given up after enough failures and time: an event says so, and L1 may drop it", async () => {
+    l2.control.failNext("store", 1_000);
+    const engine = await engineWith({ l2 }, { reapUnpingedMs: 0 });
+    await engine.store(1n, chat.range());
+    await engine.pass(50 * SECOND, SECOND);
+    expect(engine.eventsOf("l2.store.given_up")).toEqual([]);
+    expect(engine.state.slots.orderEnds.count).toBe(0);
+    await engine.pass(100 * SECOND, SECOND);
+    expect(engine.eventsOf("l2.store.given_up").flatMap(({ keys }) => keys)).toHaveLength(3);
+    expect(engine.eventsOf("l2.store.given_up")[0]?.reason).toMatch(/fail/);
+    expect(engine.state.slots.orderEnds.count).toBe(3);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
+  });
+
+  it("that no retry can help is given up at once", async () => {
+    const small: L2Adapter = withoutDelete(l2);
+    Object.assign(small, { capabilities: { ...small.capabilities, maxObjectBytes: 10 } });
+    const engine = await engineWith({ small });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    expect(engine.eventsOf("l2.store.given_up")).toHaveLength(1);
+    expect(engine.state.slots.orderEnds.count).toBe(3);
+  });
+});
+
+describe("the store policy skip_l1", () => {
+  it("drops an object from L1 once L2 has it, and loads it from there", async () => {
+    const engine = await engineWith({ l2 }, { storePolicy: "skip_l1" });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    expect(engine.eventsOf("l1.keys.evicted").map(({ reason }) => reason)).toEqual(["skip_l1"]);
+    expect(engine.usedBytes).toBe(0);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
+  });
+
+  it("keeps it where the store failed", async () => {
+    l2.control.failNext("store", 1);
+    const engine = await engineWith({ l2 }, { storePolicy: "skip_l1" });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    expect(engine.state.l1.residentCount).toBe(3);
+  });
+});
+
+describe("what a lookup brings in from L2", () => {
+  it("leaves L1 after its last reader under the prefetch policy default", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    expect(await engine.lookup(chat.lookup({ readers: 2 }))).toBe(3);
+    expect(engine.retrieve(1n, chat.range())).toBe("served");
+    expect(engine.state.l1.residentCount).toBe(3);
+    expect(engine.retrieve(1n, chat.range())).toBe("served");
+    expect(engine.state.l1.residentCount).toBe(0);
+    expect(engine.usedBytes).toBe(0);
+  });
+
+  it("stays under the policy retain, and is not stored again", async () => {
+    const engine = await engineWith({ l2 }, { prefetchPolicy: "retain" });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
+    await engine.settle();
+    expect(engine.state.l1.residentCount).toBe(3);
+    expect(l2.control.callCount("store")).toBe(1);
+  });
+
+  it("is only what L1 lacks, and only the prefix without a gap", async () => {
+    const engine = await engineWith({ l2 }, { prefetchPolicy: "retain" });
+    const long = prompt("chat", 6);
+    await engine.store(1n, long.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    await engine.store(1n, chat.range({ end: 2 }));
+    await engine.settle();
+    const { keys } = engine.state;
+    const fifth = keys.find(0, long.hashes, 4 * 32);
+    l2.control.dropKeys([{ chunkHash: Uint8Array.from(keys.hash.get(fifth)), ...keys.groupOfKey(fifth) }]);
+    expect(await engine.fetch(1n, long.lookup())).toBe(4);
+    const loads = engine.eventsOf("l1.write.reserved").filter(({ writer }) => writer === 1);
+    expect(loads.flatMap(({ slots }) => slots)).toHaveLength(2);
+  });
+
+  it("comes from the next adapter where the first fails to load", async () => {
+    const second = mockAdapter();
+    const engine = await engineWith({ l2, second });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    l2.control.failNext("load", 1);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
+  });
+
+  it("is what arrived before the deadline; the answer does not wait for the rest", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    await engine.store(1n, chat.range({ end: 1, requestId: "other" }));
+    const release = l2.control.hang("load", { ignoreAbort: true });
+    expect(await engine.lookup(chat.lookup())).toBeNull();
+    await engine.pass(3 * SECOND);
+    expect(engine.query("request")).toBe(1);
+    checkInvariants(engine);
+    release();
+    await engine.settle();
+    expect(engine.manager.core.space.pinnedRanges).toBe(0);
+    checkInvariants(engine);
+  });
+
+  it("answers what L1 has where L2 is broken", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range({ end: 2 }));
+    l2.control.failNext("lookup", 1);
+    expect(await engine.lookup(chat.lookup())).toBe(2);
+  });
+
+  it("holds no lock in L2 afterwards", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    await engine.fetch(1n, chat.lookup());
+    await engine.settle();
+    const page = await l2.listKeys({ pageSize: 10 }, new AbortController().signal);
+    expect(page.entries).toHaveLength(3);
+    const { keys } = engine.state;
+    for (let key = 0; key < 3; key++) {
+      const name = { chunkHash: Uint8Array.from(keys.hash.get(key)), ...keys.groupOfKey(key) };
+      expect(l2.control.lockCount(name)).toBe(0);
+    }
+  });
+});
+
+describe("another layout in L2", () => {
+  it("is not asked for: a miss, without a call", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    engine.register(1n, FLOAT16);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(0);
+    expect(l2.control.callCount("load")).toBe(0);
+  });
+
+  it("is deleted first when the new one is stored, and the new bytes come back", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    engine.register(1n, FLOAT16);
+    expect(await engine.store(1n, chat.range())).toBe(true);
+    await engine.settle();
+    const order = engine.events.map(({ type }) => type).filter((type) => type.startsWith("l2."));
+    expect(order).toEqual([
+      "l2.store.submitted",
+      "l2.store.completed",
+      "l2.delete.submitted",
+      "l2.keys.deleted",
+      "l2.store.submitted",
+      "l2.store.completed",
+    ]);
+    await engine.manager.clear(true);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
+  });
+
+  it("keeps the new one out where the adapter cannot delete, and says so; its bytes are never served", async () => {
+    const engine = await engineWith({ fixed: withoutDelete(l2) });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    engine.register(1n, FLOAT16);
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    expect(engine.eventsOf("l2.store.given_up")[0]?.reason).toMatch(/another layout.*cannot delete/);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
+    await engine.manager.clear(true);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(0);
+  });
+});
+
+describe("the account of an adapter", () => {
+  it("adopts what a listing finds, and loads it", async () => {
+    const writer = await engineWith({ l2 });
+    await writer.store(1n, chat.range());
+    await writer.settle();
+    await writer.crash();
+    const engine = await engineWith({ l2 });
+    await engine.pass(SECOND);
+    await engine.pass(SECOND);
+    expect(engine.eventsOf("l2.keys.adopted").flatMap(({ keys }) => keys)).toHaveLength(3);
+    expect(engine.state.ledger(0)).toMatchObject({ storedCount: 3, ownBytes: 0 });
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
+  });
+
+  it("drops what a whole listing does not find", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    const { keys } = engine.state;
+    l2.control.dropKeys([{ chunkHash: Uint8Array.from(keys.hash.get(0)), ...keys.groupOfKey(0) }]);
+    for (let i = 0; i < 5; i++) await engine.pass(SECOND);
+    expect(engine.eventsOf("l2.keys.deleted").map(({ reason }) => reason)).toEqual(["missing in a listing"]);
+    expect(engine.state.ledger(0).storedCount).toBe(2);
+  });
+
+  it("begins anew where an id has another location", async () => {
+    const first = withoutDelete(l2);
+    const engine = await engineWith({ l2: first });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    engine.turn(({ core }) =>
+      core.record({ type: "adapter.opened", adapter: 0, id: "l2", location: "elsewhere", reset: true }),
+    );
+    expect(engine.state.ledger(0)).toMatchObject({ storedCount: 0, storedBytes: 0, inDoubt: 0 });
+    checkInvariants(engine);
+  });
+});
