@@ -33,10 +33,11 @@ export class Core {
   #roomSignalled = false;
   #unattachable = false;
   #broken: Error | null = null;
-  /** Called once if the state cannot be trusted any more: the process must end, its restart folds the journal. */
-  onBroken: (error: Error) => void = (error) => {
-    throw error;
-  };
+  /**
+   * Called at once if the state cannot be trusted any more. The process must end then and there, without an orderly
+   * stop that would write the broken batch; its restart folds the journal.
+   */
+  onBroken: (error: Error) => void = () => {};
   #identitySuffix: string;
 
   constructor(parts: {
@@ -77,7 +78,7 @@ export class Core {
         event: event.type,
         error: String(error),
       });
-      setImmediate(() => this.onBroken(this.#broken as Error));
+      this.onBroken(this.#broken);
       throw error;
     }
     for (const observe of this.observers) observe(event);

@@ -13,6 +13,7 @@ export type { PreparedRetrieve } from "./l1/reads.ts";
 export type { ChunkRequest, SlotAnswer } from "./l1/requests.ts";
 export type { InlineChunk, PreparedStore, PreparedStoreAnswer } from "./l1/writes.ts";
 export { GATE_DEFAULTS, type GateOptions } from "./l2-gate/index.ts";
+export type { Operator, QuotaFigures, WarmRequest, WarmStatus } from "./operator.ts";
 export { type Clock, DEFAULT_OPTIONS, type StorageManagerOptions, systemClock } from "./options.ts";
 export type { OpenPool, RecoveryReport } from "./recovery.ts";
 export type { StorageStatus } from "./status.ts";

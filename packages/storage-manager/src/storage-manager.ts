@@ -29,6 +29,7 @@ import {
   type RecoveryReport,
 } from "./recovery.ts";
 import { Housekeeping } from "./housekeeping.ts";
+import { Operator } from "./operator.ts";
 import { SLOT } from "./state/slot-table.ts";
 import { statusOf, type StorageStatus } from "./status.ts";
 
@@ -38,6 +39,8 @@ const VIEW_BYTES = 4 * 1024 * 1024 * 1024;
 const ADAPTERS_MAX = 32;
 const CLEAR_SLICE = 1_024;
 const SWEEP_EVERY_MS = 1_000;
+/** An orderly stop waits this long for work in flight. */
+const STOP_MS_MAX = 30_000;
 
 /** What {@link openStorageManager} needs. */
 export interface StorageManagerSetup {
@@ -67,6 +70,7 @@ export class StorageManager {
   readonly lookups: Lookups;
   readonly prefetch: PrefetchController;
   readonly buffers: ObjectBuffers;
+  readonly operator: Operator;
   readonly recoveryReport: RecoveryReport;
   readonly stores: StoreController[] = [];
   readonly keepers: L2Keeper[] = [];
@@ -89,6 +93,13 @@ export class StorageManager {
     this.lookups = new Lookups(core, this.#locks, this.prefetch);
     this.writes = new Writes(core, this.clients, this.handOuts, this.room);
     this.reads = new Reads(core, this.clients, this.handOuts);
+    this.operator = new Operator({
+      core,
+      room: this.room,
+      lookups: this.lookups,
+      adapters: () => this.#adapters,
+      keepers: this.keepers,
+    });
     this.#housekeeping = new Housekeeping(core);
     core.state.listener = {
       slotFreed: (offset, length) => core.space.freed(offset, length),
@@ -120,10 +131,8 @@ export class StorageManager {
     for (const adapter of this.#adapters) {
       const store = new StoreController(this.core, adapter, this.buffers, this.room);
       const keeper = new L2Keeper(this.core, adapter);
-      store.onSettled = () => keeper.checkCapacity();
-      keeper.onSettled = (keys) => {
-        for (const key of keys) store.enqueue(key);
-      };
+      store.onSettled = (bytes) => keeper.noteStored(bytes);
+      keeper.collectDoubt();
       this.stores.push(store);
       this.keepers.push(keeper);
     }
@@ -187,11 +196,12 @@ export class StorageManager {
     const orphaned = new Map<number, number[]>();
     const refs: { segment: number; offset: number }[] = [];
     for (let slot = 0; slot < state.slots.numbers.bound; slot++) {
+      if (state.slots.state.get(slot) === SLOT.free) continue;
+      if (state.slots.locks.get(slot) > 0) this.#locks.startedAt(slot);
       if (state.slots.state.get(slot) !== SLOT.resident) continue;
       const key = state.slots.key.get(slot);
       const segment = state.keys.tokenSegment.get(key);
       if (segment !== 0) refs.push({ segment: segment - 1, offset: state.keys.tokenOffset.get(key) });
-      if (state.slots.locks.get(slot) > 0) this.#locks.startedAt(slot);
       const awaiting = state.slots.awaiting.get(slot);
       if (awaiting === 0) continue;
       this.#enqueueStores(key, awaiting & active);
@@ -236,7 +246,9 @@ export class StorageManager {
   register(request: RegistrationRequest): { shmName: string; poolSize: number } {
     this.clients.register(request);
     const { pool } = this.core;
-    if (pool.shmName === "" || !pool.nameIsOurs()) return { shmName: "", poolSize: 0 };
+    const offered = pool.shmName !== "" && pool.nameIsOurs();
+    this.clients.liveness(request.instanceId).inline = !offered;
+    if (!offered) return { shmName: "", poolSize: 0 };
     return { shmName: pool.shmName, poolSize: pool.sizeBytes };
   }
 
@@ -300,7 +312,11 @@ export class StorageManager {
   #scheduleSweep(): void {
     this.#cancelSweep = this.core.clock.after(SWEEP_EVERY_MS, () => {
       if (this.#stopped) return;
-      this.sweep();
+      try {
+        this.sweep();
+      } catch (error) {
+        this.core.log.error("a sweep failed", { error: messageOf(error) });
+      }
       this.#scheduleSweep();
     });
   }
@@ -308,13 +324,14 @@ export class StorageManager {
   /** Ends what time ends: locks, sessions, silent instances, hand-outs; watches the watermark. */
   sweep(): void {
     if (this.core.healthy) {
-      if (this.#locks.sweep()) setImmediate(() => this.#locks.sweep());
+      this.#locks.sweep();
       this.lookups.sweep();
       this.clients.reap();
       this.handOuts.sweep();
       this.clients.forget((instance) => this.handOuts.isInUse(instance));
       this.room.keepWatermark();
       this.core.signalRoom();
+      for (const store of this.stores) store.wake();
     }
     this.core.commit();
     this.#housekeeping.tick();
@@ -349,6 +366,15 @@ export class StorageManager {
     this.core.observers.push(observe);
   }
 
+  async #withinStopTime(work: Promise<unknown>): Promise<void> {
+    let cancel = (): void => {};
+    const over = new Promise<void>((resolve) => {
+      cancel = this.core.clock.after(STOP_MS_MAX, resolve);
+    });
+    await Promise.race([work, over]);
+    cancel();
+  }
+
   /** Stops in order: no new work, I/O in flight ends first, then the adapters close. The pool stays. */
   async stop(): Promise<void> {
     if (this.#stopped) return;
@@ -356,9 +382,13 @@ export class StorageManager {
     this.#cancelSweep();
     this.writes.stop();
     for (const keeper of this.keepers) keeper.stop();
-    await Promise.all([this.prefetch.stop(), ...this.stores.map((store) => store.stop())]);
-    for (const report of await Promise.all(this.#adapters.map(({ gate }) => gate.close()))) {
-      this.core.log.debug("an adapter closed", { ...report });
+    // Closing an adapter ends what it does by a deadline of its own, so that nothing here waits for ever.
+    const [reports] = await Promise.all([
+      Promise.all(this.#adapters.map(({ gate }) => gate.close())),
+      this.#withinStopTime(Promise.all([this.prefetch.stop(), ...this.stores.map((store) => store.stop())])),
+    ]);
+    for (const report of reports) {
+      if (report.stuck.length > 0) this.core.log.error("operations of an adapter never ended", { ...report });
     }
     await this.#housekeeping.stop();
     if (!this.#stoppedInOrder) {

@@ -1,7 +1,7 @@
-import { mkdir } from "node:fs/promises";
+import { mkdir, rename } from "node:fs/promises";
 import { join } from "node:path";
-import { type AdapterLog, CacheError, type L1MemoryDesc } from "@cache/contracts";
-import { type Journal, type JournalRecovery, openJournal } from "@cache/journal";
+import { type AdapterLog, CacheError, hasCode, type L1MemoryDesc } from "@cache/contracts";
+import { type Journal, openJournal } from "@cache/journal";
 import { type L1Pool, openL1Pool } from "@cache/l1-memory";
 import { type RpcServer, startRpcServer } from "@cache/lmcache-wire";
 import {
@@ -17,30 +17,57 @@ import { engineHandlers } from "./handlers.ts";
 import { gateOptions, managerOptions } from "./manager-options.ts";
 import { engineStatus } from "./engine-status.ts";
 
+/** Exit status of an engine that found its own state wrong; a supervisor starts it again. */
+const BROKEN_STATE_EXIT = 70;
+
 /** Composes journal, pool, storage manager and RPC server into a running engine; takes all down if one fails. */
 export const runEngine: RunEngine = async (config, context) => {
-  const opened = await openJournal({
-    directory: config.state.directory === null ? null : join(config.state.directory, "journal"),
+  try {
+    return await compose(config, context, null);
+  } catch (error) {
+    if (!hasCode(error, "JOURNAL_DAMAGED") || config.state.directory === null) throw error;
+    // The records are whole and do not fit together: keep them for a look, start without them.
+    const keptAs = `${journalDirectory(config.state.directory)}.damaged-${Date.now()}`;
+    await rename(journalDirectory(config.state.directory), keptAs);
+    context.log.error("the journal could not be used and is kept aside; L1 starts empty, L2 is listed anew", {
+      keptAs,
+      cause: error.message,
+    });
+    return await compose(config, context, `the journal did not fit together and is kept as ${keptAs}`);
+  }
+};
+
+function journalDirectory(stateDirectory: string): string {
+  return join(stateDirectory, "journal");
+}
+
+async function compose(
+  config: EngineConfig,
+  context: EngineContext,
+  setAside: string | null,
+): Promise<RunningEngine> {
+  const { journal, recovery } = await openJournal({
+    directory: config.state.directory === null ? null : journalDirectory(config.state.directory),
     fsync: config.journalFsync,
     onHealth: (health) => {
       if (health.state === "ok") context.log.info("the journal can be written again");
-      else
-        context.log.error("the journal cannot be written: nothing new is handed out", {
-          cause: health.cause.message,
-        });
+      else {
+        const cause = health.cause.message;
+        context.log.error("the journal cannot be written: nothing new is handed out", { cause });
+      }
     },
   });
   let pool: L1Pool | null = null;
   let manager: StorageManager | null = null;
   try {
     const openPool: OpenPool = async (expected, checkPosition) => {
-      pool = await openL1Pool({ ...poolOptions(config, opened.journal.id), expected, checkPosition });
+      pool = await openL1Pool({ ...poolOptions(config, journal.id), expected, checkPosition });
       return pool;
     };
     const stateDirs = await adapterDirectories(config, context.adapters);
     manager = await openStorageManager({
-      journal: opened.journal,
-      recovery: opened.recovery,
+      journal,
+      recovery,
       openPool,
       makeAdapters: (l1) => makeAdapters(context.adapters, l1, stateDirs),
       options: managerOptions(config),
@@ -48,6 +75,7 @@ export const runEngine: RunEngine = async (config, context) => {
       log: context.log,
       adapterLog: (id) => withId(context.log, id),
     });
+    manager.core.onBroken = () => process.exit(BROKEN_STATE_EXIT);
     const rpc = await startRpcServer({
       host: config.rpc.host,
       port: config.rpc.port,
@@ -57,14 +85,14 @@ export const runEngine: RunEngine = async (config, context) => {
       limits: { sessionsMax: config.rpc.sessionsMax, sessionTtlSeconds: config.rpc.sessionTtlMs / 1_000 },
       log: context.log,
     });
-    return running(config, context, opened, manager, rpc);
+    return running(config, context, journal, manager, rpc, setAside);
   } catch (error) {
     await manager?.stop();
-    await (pool as L1Pool | null)?.close({ keep: true });
-    await opened.journal.close();
+    await (pool as L1Pool | null)?.close({ keep: config.state.directory !== null });
+    await journal.close();
     throw error;
   }
-};
+}
 
 function poolOptions(config: EngineConfig, journalId: string) {
   return {
@@ -143,9 +171,10 @@ function withId(log: AdapterLog, adapter: string): AdapterLog {
 function running(
   config: EngineConfig,
   context: EngineContext,
-  opened: { journal: Journal; recovery: JournalRecovery },
+  journal: Journal,
   manager: StorageManager,
   rpc: RpcServer,
+  setAside: string | null,
 ): RunningEngine {
   const view: EngineView = {
     health: () => {
@@ -164,7 +193,7 @@ function running(
     await rpc.close();
     await manager.stop();
     const poolKept = pool.path !== null && config.state.directory !== null && !config.l1.freePoolOnExit;
-    await opened.journal.close();
+    await journal.close();
     await pool.close({ keep: poolKept });
     return { poolKept };
   };
@@ -172,7 +201,7 @@ function running(
     view,
     rpcAddress: rpc.address,
     poolPath: pool.path,
-    notes: notesOf(manager),
+    notes: [...(setAside === null ? [] : [setAside]), ...notesOf(manager)],
     stop: () => {
       stopping ??= stop();
       return stopping;

@@ -45,6 +45,7 @@ export class L2Keeper {
   #stopped = false;
   #evicting = false;
   #tierBytes = 0;
+  #doubtful: readonly number[] = [];
   #figures = {
     running: false,
     listedObjects: 0,
@@ -55,6 +56,7 @@ export class L2Keeper {
     completed: 0,
     lastError: null as string | null,
   };
+  quarantined = 0;
   evictedObjects = 0;
   evictedBytes = 0;
 
@@ -103,19 +105,25 @@ export class L2Keeper {
     this.#stopped = true;
   }
 
-  async #settleDoubt(): Promise<void> {
-    const doubtful: number[] = [];
+  /** Notes what the last process left in doubt. Call it before anything new is stored. */
+  collectDoubt(): void {
     const { keys } = this.#core.state;
+    const doubtful: number[] = [];
     for (let key = 0; key < keys.numbers.bound; key++) {
       const state = this.#ledger.state.get(key);
       if (state === L2.storing || state === L2.deleting) doubtful.push(key);
-      if (key % SLICE_ROWS === SLICE_ROWS - 1) await new Promise((resolve) => setImmediate(resolve));
     }
+    this.#doubtful = doubtful;
+  }
+
+  async #settleDoubt(): Promise<void> {
+    const doubtful = this.#doubtful;
     for (let at = 0; at < doubtful.length && !this.#stopped; ) {
       const batch = doubtful.slice(at, at + DELETE_BATCH_MAX);
       if (await this.#askAbout(batch)) at += batch.length;
       else await this.#pause(DOUBT_RETRY_MS);
     }
+    this.#doubtful = [];
   }
 
   async #askAbout(batch: readonly number[]): Promise<boolean> {
@@ -156,12 +164,14 @@ export class L2Keeper {
     if (gone.length > 0)
       this.#core.record({ type: "l2.keys.deleted", adapter: number, keys: gone, reason: "restart" });
     this.#core.commit();
-    this.onSettled(failed);
     return true;
   }
 
-  /** Called with keys whose store was in doubt and did not happen: they may have to be stored again. */
-  onSettled: (keys: readonly number[]) => void = () => {};
+  /** The adapter stored this much more since the last listing. */
+  noteStored(bytes: number): void {
+    if (this.#figures.completed > 0) this.#tierBytes += bytes;
+    this.checkCapacity();
+  }
 
   /** Bytes that count against the capacity: ours, or all that a listing found where that is more. */
   usedBytes(): number {
@@ -207,21 +217,30 @@ export class L2Keeper {
     }
   }
 
+  /** The oldest objects, of one tenant if a salt is given; looks at a bounded number of rows a turn. */
   async #victims(bytes: number, salt: string | null): Promise<number[]> {
     const ledger = this.#ledger;
-    const ownOnly = this.#adapter.shared;
     const victims: number[] = [];
     let sum = 0;
     let looked = 0;
-    for (const key of ledger.order.fromOldest(ledger.orderEnds)) {
-      if (sum >= bytes || victims.length >= DELETE_BATCH_MAX || looked >= SLICE_ROWS * 64) break;
-      looked++;
-      if (ownOnly && ledger.own.get(key) === 0) continue;
-      if (salt !== null && this.#core.state.keys.groupOfKey(key).cacheSalt !== salt) continue;
-      victims.push(key);
-      sum += ledger.bytes.get(key);
+    for (let at = ledger.orderEnds.oldest; at !== 0 && sum < bytes && victims.length < DELETE_BATCH_MAX; ) {
+      const key = at - 1;
+      at = ledger.order.next.get(key);
+      if (this.#mayEvict(key, salt)) {
+        victims.push(key);
+        sum += ledger.bytes.get(key);
+      }
+      if (++looked % SLICE_ROWS !== 0) continue;
+      await new Promise((resolve) => setImmediate(resolve));
+      // The order changed under us: what was found so far will do.
+      if (at !== 0 && !ledger.order.isMember(at - 1)) break;
     }
-    return victims;
+    return victims.filter((key) => ledger.state.get(key) === L2.stored && this.#mayEvict(key, salt));
+  }
+
+  #mayEvict(key: number, salt: string | null): boolean {
+    if (this.#adapter.shared && this.#ledger.own.get(key) === 0) return false;
+    return salt === null || this.#core.state.keys.groupOfKey(key).cacheSalt === salt;
   }
 
   async #delete(keys: readonly number[], reason: string): Promise<boolean> {
@@ -230,11 +249,9 @@ export class L2Keeper {
     const names = keys.map((key) => this.#name(key));
     const bytes = keys.map((key) => ledger.bytes.get(key));
     this.#core.record({ type: "l2.delete.submitted", adapter: number, keys, reason });
-    if (!this.#core.commit()) return false;
-    const call = gate.delete(names);
-    const answer = await call.outcome.catch(() => null);
-    await call.settled;
-    const gone = answer ?? call.lateResult();
+    const call = this.#core.commit() ? gate.delete(names) : null;
+    await call?.settled;
+    const gone = call?.lateResult() ?? null;
     const deleted = keys.filter((_, i) => gone?.has(i) === true);
     const kept = keys.filter((_, i) => gone?.has(i) !== true);
     if (deleted.length > 0)
@@ -278,9 +295,10 @@ export class L2Keeper {
   }
 
   #adopt(entries: readonly KeyListEntry[]): void {
-    const { state, options } = this.#core;
+    const { options } = this.#core;
     const ledger = this.#ledger;
     const adopted: { key: number; bytes: number; at: number }[] = [];
+    const damaged: number[] = [];
     for (const entry of entries) {
       this.#figures.listedObjects++;
       this.#figures.listedBytes += entry.size_bytes;
@@ -291,14 +309,20 @@ export class L2Keeper {
       }
       const known = key.number;
       if (known >= 0) this.#seen.set(known, this.#pass);
+      if (known >= 0 && this.#hasWrongLength(known, entry.size_bytes)) damaged.push(known);
       if (known >= 0 && ledger.state.get(known) !== L2.none) continue;
       const young = entry.modified_ms !== undefined && Date.now() - entry.modified_ms < options.adoptAgeMs;
-      if (young || this.#figures.adopted >= options.adoptedKeysMax || !this.#core.healthy) continue;
+      if (young || ledger.storedCount >= options.adoptedKeysMax || !this.#core.healthy) continue;
       const group = this.#core.ensureGroup(key.name);
       const [number] = this.#core.ensureKeys(group, key.name.chunkHash, [0]) as [number];
       // A bound key lives only as long as something names it: adopt it at once.
       this.#seen.set(number, this.#pass);
       adopted.push({ key: number, bytes: entry.size_bytes, at: entry.modified_ms ?? 0 });
+    }
+    if (damaged.length > 0) {
+      this.#quarantine(damaged).catch((error: unknown) => {
+        this.#core.log.warn("quarantine failed", { adapter: this.#adapter.id, error: messageOf(error) });
+      });
     }
     if (adopted.length === 0) return;
     // Prepended one by one: the last prepended is the oldest.
@@ -311,7 +335,34 @@ export class L2Keeper {
       lengths: adopted.map(({ bytes }) => bytes),
     });
     this.#core.commit();
-    void state;
+  }
+
+  /** True for an object that we stored with another length than the listing shows: it is damaged. */
+  #hasWrongLength(key: number, bytes: number): boolean {
+    const ledger = this.#ledger;
+    return (
+      ledger.state.get(key) === L2.stored && ledger.own.get(key) === 1 && ledger.bytes.get(key) !== bytes
+    );
+  }
+
+  /** Takes damaged objects of ours out of service; what others wrote is left alone. */
+  async #quarantine(keys: readonly number[]): Promise<void> {
+    const { gate, adapter, number, id } = this.#adapter;
+    this.#core.log.error("objects in L2 have another length than was stored", {
+      adapter: id,
+      objects: keys.length,
+    });
+    if (!adapter.capabilities.quarantine) return;
+    const names = keys.map((key) => this.#name(key));
+    const call = gate.quarantine(names, "another length than was stored");
+    await call.settled;
+    const done = keys.filter(
+      (key, i) => call.lateResult()?.has(i) === true && this.#ledger.state.get(key) === L2.stored,
+    );
+    if (done.length === 0 || !this.#core.healthy) return;
+    this.quarantined += done.length;
+    this.#core.record({ type: "l2.keys.deleted", adapter: number, keys: done, reason: "quarantined" });
+    this.#core.commit();
   }
 
   #keyOf(entry: KeyListEntry): { name: ObjectKey; number: number } | null {

@@ -6,6 +6,7 @@ import type { Room } from "../l1/room.ts";
 import { L2 } from "../state/ledger.ts";
 import type { Session } from "../state/records.ts";
 import type { AttachedAdapter } from "./attached-adapter.ts";
+import { runLoad } from "./load-batch.ts";
 import type { ObjectBuffers } from "./object-buffers.ts";
 
 /** Objects of one load: small enough that the first ones are there early. */
@@ -14,8 +15,11 @@ const LOAD_BATCH_OBJECTS_MAX = 64;
 interface Job {
   readonly cells: LookupCells;
   readonly session: Session;
-  readonly done: (alive: boolean) => void;
   readonly tokens: ReadonlyMap<number, Uint8Array>;
+  readonly done: (alive: boolean) => void;
+  /** Ranges that eviction must leave until the lookup has its locks. */
+  readonly pinned: number[];
+  cancelTimer: () => void;
   cancelled: boolean;
   finished: boolean;
 }
@@ -37,6 +41,8 @@ export class PrefetchController {
   readonly #adapters: () => readonly AttachedAdapter[];
   readonly #queue: Job[] = [];
   readonly #running = new Set<Job>();
+  /** Answered in a moment with what L1 has: the queue was full. */
+  readonly #turnedAway = new Set<Job>();
   #stopped = false;
   #idle: (() => void)[] = [];
   /** Writes token records of loaded chunks. */
@@ -69,25 +75,45 @@ export class PrefetchController {
 
   /** Begins, or waits for its turn. `done` is called once, when what can be had in time is resident. */
   start(cells: LookupCells, session: Session, done: (cells: LookupCells, alive: boolean) => void): void {
-    const { options } = this.#core;
     // The message's buffers do not outlive the call.
     const request = { ...cells.request, hashes: Uint8Array.from(cells.request.hashes) };
     const kept: LookupCells = { ...cells, request };
-    if (this.#queue.length >= options.prefetchQueueMax || this.#stopped) {
-      this.queueFull++;
-      setImmediate(() => done(kept, true));
-      return;
-    }
+    const full = this.#queue.length >= this.#core.options.prefetchQueueMax || this.#stopped;
     const job: Job = {
       cells: kept,
       session,
+      tokens: full ? new Map() : this.#keepTokens(cells, session),
       done: (alive) => done(kept, alive),
-      tokens: this.#keepTokens(cells, session),
+      pinned: [],
+      cancelTimer: () => {},
       cancelled: false,
       finished: false,
     };
+    if (full) {
+      this.queueFull++;
+      this.#turnedAway.add(job);
+      setImmediate(() => {
+        this.#turnedAway.delete(job);
+        this.#finish(job);
+      });
+      return;
+    }
+    // The time runs while the job waits for its turn, too.
+    job.cancelTimer = this.#core.clock.after(this.#limitMs(cells), () => {
+      this.overDeadline++;
+      this.#finish(job);
+      // Its place goes to the next; its loads end by the adapters' own deadlines and stay in L1.
+      this.#running.delete(job);
+      this.#pump();
+    });
     this.#queue.push(job);
     this.#pump();
+  }
+
+  #limitMs(cells: LookupCells): number {
+    const { options } = this.#core;
+    const more = ((cells.chunks * options.chunkTokens) / 1_024) * options.prefetchMsPer1024Tokens;
+    return Math.min(options.prefetchMsMax, options.prefetchBaseMs + more);
   }
 
   #keepTokens(cells: LookupCells, session: Session): ReadonlyMap<number, Uint8Array> {
@@ -102,79 +128,65 @@ export class PrefetchController {
 
   /** The request is over: what is still on its way stays in L1, nobody waits for it. */
   cancel(session: Session): void {
-    for (const job of [...this.#queue, ...this.#running]) if (job.session === session) job.cancelled = true;
+    for (const job of [...this.#turnedAway, ...this.#queue, ...this.#running]) {
+      if (job.session === session) job.cancelled = true;
+    }
   }
 
   #pump(): void {
     while (this.#queue.length > 0 && this.#running.size < this.#core.options.prefetchMaxInFlight) {
       const job = this.#queue.shift() as Job;
-      if (job.cancelled || !job.session.pending) continue;
+      if (job.finished) continue;
+      if (job.cancelled) {
+        this.#finish(job);
+        continue;
+      }
       this.#running.add(job);
-      this.#run(job)
+      this.#work(job)
         .catch((error: unknown) => {
           this.#core.log.error("a prefetch ended unexpectedly", { error: messageOf(error) });
         })
         .finally(() => {
-          this.#end(job);
+          this.#finish(job);
+          this.#running.delete(job);
+          this.#tellIdle();
           this.#pump();
         });
     }
+    this.#tellIdle();
   }
 
-  #end(job: Job): void {
-    this.#running.delete(job);
-    if (!job.finished) {
-      job.finished = true;
-      job.done(!job.cancelled);
-    }
+  #tellIdle(): void {
     if (this.#running.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
   }
 
-  async #run(job: Job): Promise<void> {
-    const { options } = this.#core;
-    const tokens = job.cells.chunks * options.chunkTokens;
-    const limitMs = Math.min(
-      options.prefetchMsMax,
-      options.prefetchBaseMs + (tokens / 1_024) * options.prefetchMsPer1024Tokens,
-    );
-    let cancelTimer = (): void => {};
-    const deadline = new Promise<void>((resolve) => {
-      cancelTimer = this.#core.clock.after(limitMs, () => {
-        this.overDeadline++;
-        // Answers with what has arrived; what comes later stays in L1.
-        if (!job.finished) {
-          job.finished = true;
-          job.done(!job.cancelled);
-        }
-        resolve();
-      });
-    });
-    const work = this.#work(job);
-    await Promise.race([work, deadline]);
-    cancelTimer();
-    // A job over its deadline gives its place to the next; its loads end by the adapters' own deadlines.
-    void work.catch(() => {});
+  /** Tells the lookup, once, and lets go of what was pinned for it. Never throws. */
+  #finish(job: Job): void {
+    if (!job.finished) {
+      job.finished = true;
+      job.cancelTimer();
+      try {
+        if (!job.cancelled && job.tokens.size > 0) this.onLoaded(job.cells, job.tokens);
+        job.done(!job.cancelled);
+      } catch (error) {
+        this.#core.log.error("a lookup could not be finished", { error: messageOf(error) });
+      }
+    }
+    for (const offset of job.pinned.splice(0)) this.#core.space.unpin(offset);
   }
 
   async #work(job: Job): Promise<void> {
     const wanted = this.#wanted(job);
-    await this.#lookUp(job, wanted);
-    const needed = this.#plan(job, wanted);
-    const pinned: number[] = [];
     try {
-      for (let rest = needed; rest.length > 0 && !job.cancelled && this.#core.healthy; ) {
-        rest = await this.#loadRound(job, rest, pinned);
+      await this.#lookUp(job, wanted);
+      let rest = this.#plan(job, wanted);
+      while (rest.length > 0 && !job.cancelled && !job.finished && this.#core.healthy) {
+        rest = await this.#loadRound(job, rest);
       }
     } finally {
       for (const want of wanted) {
         for (const holder of want.holders) holder.gate.unlock([want.key]);
       }
-      if (!job.finished && !job.cancelled) {
-        this.onLoaded(job.cells, job.tokens);
-        job.finished = true;
-        job.done(true);
-      }
-      for (const offset of pinned) this.#core.space.unpin(offset);
     }
   }
 
@@ -253,7 +265,7 @@ export class PrefetchController {
   }
 
   /** Loads each cell from its first holder. Answers the cells that another holder may still give. */
-  async #loadRound(job: Job, cells: readonly Wanted[], pinned: number[]): Promise<Wanted[]> {
+  async #loadRound(job: Job, cells: readonly Wanted[]): Promise<Wanted[]> {
     const byHolder = new Map<AttachedAdapter, Wanted[]>();
     for (const want of cells) {
       const holder = want.holders[0];
@@ -265,7 +277,7 @@ export class PrefetchController {
     const loads: Promise<Wanted[]>[] = [];
     for (const [holder, wants] of byHolder) {
       for (let at = 0; at < wants.length; at += LOAD_BATCH_OBJECTS_MAX) {
-        const load = this.#startLoad(job, holder, wants.slice(at, at + LOAD_BATCH_OBJECTS_MAX), pinned);
+        const load = this.#startLoad(job, holder, wants.slice(at, at + LOAD_BATCH_OBJECTS_MAX));
         if (load === null) break;
         loads.push(load);
       }
@@ -278,12 +290,8 @@ export class PrefetchController {
     return failed.filter((want) => want.holders.length > 0);
   }
 
-  #startLoad(
-    job: Job,
-    holder: AttachedAdapter,
-    wants: readonly Wanted[],
-    pinned: number[],
-  ): Promise<Wanted[]> | null {
+  /** Stages slots for as many of the cells as fit and loads them. Resolves with the cells that did not arrive. */
+  #startLoad(job: Job, holder: AttachedAdapter, wants: readonly Wanted[]): Promise<Wanted[]> | null {
     const { state, options, pool } = this.#core;
     const { layout, request } = job.cells;
     const { objectBytes } = state.layout(layout);
@@ -292,28 +300,45 @@ export class PrefetchController {
     if (offsets.length < wants.length) this.outOfMemory += wants.length - offsets.length;
     if (offsets.length === 0) return null;
     const loading = wants.slice(0, offsets.length);
-    const transfer = state.transferNumbers.peek();
+    const number = state.transferNumbers.peek();
     const keys = loading.map((want) => this.#keyNumber(job, want));
     this.#core.record({
       type: "l1.write.reserved",
-      transfer,
+      transfer: number,
       writer: WRITER.load,
       instance: 0n,
       adapter: holder.number + 1,
       requestId: request.requestId,
-      match: `load:${transfer}`,
+      match: `load:${number}`,
       layout,
       complete: true,
-      temporary: options.prefetchPolicy === "default",
+      temporary: options.prefetchPolicy === "default" && request.retain !== true,
       keys,
       slots: state.slots.numbers.peekMany(loading.length),
       offsets: offsets.map((offset) => offset / pool.identity.alignBytes),
     });
+    const transfer = state.transfer(number);
     if (!this.#core.commit()) {
-      this.#abandon(transfer, "the journal cannot be written");
+      const reason = "the journal cannot be written";
+      this.#core.record({ type: "l1.write.abandoned", transfer: number, hold: false, reason });
       return null;
     }
-    return this.#load(job, holder, loading, { transfer, keys, offsets, objectBytes }, pinned);
+    const requests = loading.map((want) => this.#sized(job, want));
+    const beforeResident = (): void => {
+      if (job.finished) return;
+      for (const offset of offsets) {
+        this.#core.space.pin(offset);
+        job.pinned.push(offset);
+      }
+    };
+    const batch = { holder, requests, transfer, keys, offsets, objectBytes, beforeResident };
+    return runLoad(this.#core, this.#buffers, batch).then((bits) => {
+      const lost = loading.filter((_, i) => bits === null || !bits.has(i));
+      this.failedLoads += lost.length;
+      this.loadedObjects += loading.length - lost.length;
+      this.loadedBytes += (loading.length - lost.length) * objectBytes;
+      return lost;
+    });
   }
 
   #keyNumber(job: Job, want: Wanted): number {
@@ -324,90 +349,11 @@ export class PrefetchController {
     return this.#core.ensureKeys(group, job.cells.request.hashes, [want.chunk])[0] as number;
   }
 
-  #abandon(transfer: number, reason: string): void {
-    if (!this.#core.state.transfers.has(transfer)) return;
-    this.#core.record({ type: "l1.write.abandoned", transfer, hold: false, reason });
-  }
-
-  async #load(
-    job: Job,
-    holder: AttachedAdapter,
-    wants: readonly Wanted[],
-    staged: { transfer: number; keys: readonly number[]; offsets: readonly number[]; objectBytes: number },
-    pinned: number[],
-  ): Promise<Wanted[]> {
-    const { space } = this.#core;
-    const { transfer, offsets, objectBytes } = staged;
-    for (const offset of offsets) space.pin(offset);
-    const unpin = (): void => {
-      for (const offset of offsets) space.unpin(offset);
-    };
-    const buffers = await this.#buffers.borrow(
-      offsets.map((offset) => ({ offset, length: objectBytes })),
-      false,
-    );
-    const call = holder.gate.load(
-      wants.map((want) => this.#sized(job, want)),
-      buffers.objects,
-    );
-    const arrived = async (bits: Bitmap): Promise<void> => {
-      await buffers.bringIn(bits.positions());
-      // Until the lookup has its locks, eviction must not take what was just loaded.
-      if (!job.finished) {
-        for (const offset of offsets) {
-          space.pin(offset);
-          pinned.push(offset);
-        }
-      }
-      this.#arrived(holder, staged, bits);
-    };
-    const release = (): void => {
-      buffers.giveBack();
-      unpin();
-    };
-    try {
-      const bits = await call.outcome;
-      // Positions without an answer may still be written to: they end with the call.
-      if (call.failures().size > 0) await call.settled;
-      await arrived(bits);
-      void call.settled.then(release);
-      return wants.filter((_, i) => !bits.has(i));
-    } catch (error) {
-      this.failedLoads += wants.length;
-      this.#core.log.debug("a load from L2 failed", { adapter: holder.id, error: messageOf(error) });
-      void call.settled.then(async () => {
-        const late = call.lateResult();
-        if (late === null) this.#abandon(transfer, "the load failed");
-        else await arrived(late);
-        this.#core.commit();
-        release();
-      });
-      return [...wants];
-    }
-  }
-
-  #arrived(
-    holder: AttachedAdapter,
-    staged: { transfer: number; keys: readonly number[]; objectBytes: number },
-    bits: Bitmap,
-  ): void {
-    const { state } = this.#core;
-    const missing = staged.keys.flatMap((_, i) => (bits.has(i) ? [] : [i]));
-    this.#core.record({ type: "l1.write.finished", transfer: staged.transfer, missing });
-    const loaded = staged.keys.filter((_, i) => bits.has(i));
-    const known = loaded.filter((key) => state.ledger(holder.number).state.get(key) === L2.stored);
-    if (known.length > 0)
-      this.#core.record({ type: "l2.keys.accessed", adapter: holder.number, keys: known });
-    this.loadedObjects += loaded.length;
-    this.loadedBytes += loaded.length * staged.objectBytes;
-    this.failedLoads += missing.length;
-  }
-
   /** Takes nothing more on; resolves when the jobs have ended. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    for (const job of this.#queue.splice(0)) job.done(false);
-    for (const job of this.#running) job.cancelled = true;
+    for (const job of [...this.#queue, ...this.#running]) job.cancelled = true;
+    for (const job of this.#queue.splice(0)) this.#finish(job);
     if (this.#running.size === 0) return;
     await new Promise<void>((resolve) => {
       this.#idle.push(resolve);

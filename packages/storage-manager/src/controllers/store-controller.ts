@@ -7,28 +7,21 @@ import {
   objectKey,
 } from "@cache/contracts";
 import type { Core } from "../core.ts";
+import type { CacheEvent } from "../events/definitions.ts";
+import type { Room } from "../l1/room.ts";
 import { L2 } from "../state/ledger.ts";
 import { SLOT } from "../state/slot-table.ts";
-import type { Room } from "../l1/room.ts";
 import type { AttachedAdapter } from "./attached-adapter.ts";
 import type { ObjectBuffers } from "./object-buffers.ts";
+import { StoreQueue, type StoreItem } from "./store-queue.ts";
 
 /** Pause before the first retry of a store; doubles up to the last. */
 const RETRY_FIRST_MS = 500;
 const RETRY_LAST_MS = 15_000;
 /** Failures that no retry mends. */
 const HOPELESS = ["AMBIGUOUS_NAME", "INVALID_KEY", "UNSUPPORTED", "INVALID_ARGUMENT"] as const;
-
-interface Attempts {
-  count: number;
-  readonly firstMs: number;
-}
-
-interface Batch {
-  readonly layout: number;
-  readonly keys: readonly number[];
-  readonly slots: readonly number[];
-}
+/** Texts in events are cut here. */
+const REASON_CHARS_MAX = 512;
 
 /** Brings what was stored into L1 to one adapter: in order, in batches, with retries that end. */
 export class StoreController {
@@ -36,9 +29,7 @@ export class StoreController {
   readonly #adapter: AttachedAdapter;
   readonly #buffers: ObjectBuffers;
   readonly #room: Room;
-  readonly #queue: number[] = [];
-  #head = 0;
-  readonly #attempts = new Map<number, Attempts>();
+  readonly #queue: StoreQueue;
   #inFlight = 0;
   #pauseMs = 0;
   #paused = false;
@@ -50,18 +41,20 @@ export class StoreController {
   failedObjects = 0;
   givenUp = 0;
   /** Called after each batch: the adapter may be full or nearly so. */
-  onSettled: () => void = () => {};
+  onSettled: (storedBytes: number) => void = () => {};
 
   constructor(core: Core, adapter: AttachedAdapter, buffers: ObjectBuffers, room: Room) {
     this.#core = core;
     this.#adapter = adapter;
     this.#buffers = buffers;
     this.#room = room;
+    this.#queue = new StoreQueue(core, adapter.number);
+    core.observers.push((event) => this.#observe(event));
   }
 
   /** Objects that wait for this adapter. Bounded by what L1 holds. */
   get queued(): number {
-    return this.#queue.length - this.#head;
+    return this.#queue.length;
   }
 
   get inFlight(): number {
@@ -70,10 +63,11 @@ export class StoreController {
 
   enqueue(key: number): void {
     this.#queue.push(key);
-    this.#schedule();
+    this.wake();
   }
 
-  #schedule(): void {
+  /** Looks again whether something can be stored now. */
+  wake(): void {
     if (this.#scheduled || this.#paused || this.#stopped) return;
     this.#scheduled = true;
     setImmediate(() => {
@@ -82,15 +76,32 @@ export class StoreController {
     });
   }
 
+  /** What waited behind another store or delete of the same key may go on. */
+  #observe(event: CacheEvent): void {
+    if (event.type === "l2.store.completed" && event.adapter === this.#adapter.number) {
+      this.#unblock(event.stored);
+      this.#unblock(event.failed);
+    } else if (
+      (event.type === "l2.keys.deleted" || event.type === "l2.delete.refused") &&
+      event.adapter === this.#adapter.number
+    ) {
+      this.#unblock(event.keys);
+    }
+  }
+
+  #unblock(keys: readonly number[]): void {
+    if (this.#queue.unblock(keys)) this.wake();
+  }
+
   #pump(): void {
     const { storeInFlightMax } = this.#core.options;
     while (!this.#paused && !this.#stopped && this.#inFlight < storeInFlightMax && this.#core.healthy) {
       if (!this.#adapter.gate.canTry()) {
         if (this.queued > 0) this.#pause();
-        return;
+        break;
       }
-      const batch = this.#nextBatch();
-      if (batch === null) break;
+      const batch = this.#queue.next();
+      if (batch.length === 0) break;
       this.#inFlight++;
       this.#store(batch)
         .catch((error: unknown) => {
@@ -101,7 +112,7 @@ export class StoreController {
         })
         .finally(() => {
           this.#inFlight--;
-          this.#schedule();
+          this.wake();
           this.#tellIdle();
         });
     }
@@ -113,69 +124,14 @@ export class StoreController {
     this.#pauseMs = Math.min(RETRY_LAST_MS, this.#pauseMs === 0 ? RETRY_FIRST_MS : this.#pauseMs * 2);
     this.#core.clock.after(this.#pauseMs, () => {
       this.#paused = false;
-      this.#giveUpOld();
-      this.#schedule();
-    });
-  }
-
-  /** While the breaker keeps everything back: what has failed for long enough is given up. */
-  #giveUpOld(): void {
-    const { options } = this.#core;
-    if (this.#attempts.size === 0 || !this.#core.healthy) return;
-    const now = this.#core.now();
-    const keys: number[] = [];
-    for (const [key, { count, firstMs }] of this.#attempts) {
-      if (!this.#isAwaited(key)) this.#attempts.delete(key);
-      else if (count >= options.storeAttemptsMax && now - firstMs >= options.storeGiveUpMs) keys.push(key);
-      if (keys.length >= 1_024) break;
-    }
-    if (keys.length === 0) return;
-    this.#giveUp(keys, "its stores kept failing");
-    this.#core.commit();
-  }
-
-  #isAwaited(key: number): boolean {
-    const { state } = this.#core;
-    const slot = state.keys.resident.get(key) - 1;
-    return slot >= 0 && (state.slots.awaiting.get(slot) & (1 << this.#adapter.number)) !== 0;
-  }
-
-  /** The next objects of one group and layout that still wait. */
-  #nextBatch(): Batch | null {
-    const { state, options } = this.#core;
-    const ledger = state.ledger(this.#adapter.number);
-    const bit = 1 << this.#adapter.number;
-    const keys: number[] = [];
-    const slots: number[] = [];
-    let bytes = 0;
-    let group = -1;
-    let layout = -1;
-    while (this.#head < this.#queue.length && keys.length < options.storeBatchKeysMax) {
-      const key = this.#queue[this.#head] as number;
-      const slot = state.keys.references.get(key) === 0 ? -1 : state.keys.resident.get(key) - 1;
-      const wanted = slot >= 0 && (state.slots.awaiting.get(slot) & bit) !== 0 && !keys.includes(key);
-      if (!wanted || ledger.state.get(key) === L2.storing) {
-        this.#head++;
-        if (!wanted) this.#attempts.delete(key);
-        continue;
+      // While the breaker keeps everything back: what has failed for long enough is given up.
+      const over = this.#core.healthy ? this.#queue.exhausted() : [];
+      if (over.length > 0) {
+        this.#giveUp(over, "its stores kept failing");
+        this.#core.commit();
       }
-      const keyGroup = state.keys.group.get(key);
-      const keyLayout = state.slots.layout.get(slot);
-      const size = state.slotBytes(slot);
-      if (group >= 0 && (keyGroup !== group || keyLayout !== layout)) break;
-      if (keys.length > 0 && bytes + size > options.storeBatchBytesMax) break;
-      this.#head++;
-      group = keyGroup;
-      layout = keyLayout;
-      bytes += size;
-      keys.push(key);
-      slots.push(slot);
-    }
-    if (this.#head > 4_096 && this.#head * 2 > this.#queue.length) {
-      this.#queue.splice(0, this.#head);
-      this.#head = 0;
-    }
-    return keys.length === 0 ? null : { layout, keys, slots };
+      this.wake();
+    });
   }
 
   #objectKey(key: number): ObjectKey {
@@ -183,164 +139,172 @@ export class StoreController {
     return objectKey({ chunkHash: Uint8Array.from(keys.hash.get(key)), ...keys.groupOfKey(key) });
   }
 
-  async #store(batch: Batch): Promise<void> {
+  async #store(items: readonly StoreItem[]): Promise<void> {
     const { state, space } = this.#core;
-    const { gate, number } = this.#adapter;
-    const names = batch.keys.map((key) => this.#objectKey(key));
-    const ranges = batch.slots.map((slot) => ({
-      offset: state.slotOffset(slot),
-      length: state.slotBytes(slot),
-    }));
-    for (const { offset } of ranges) space.pin(offset);
-    const unpin = (): void => {
-      for (const { offset } of ranges) space.unpin(offset);
+    for (const { offset } of items) space.pin(offset);
+    const unpin = (of: readonly StoreItem[]): void => {
+      for (const { offset } of of) space.unpin(offset);
     };
-    if (!(await this.#clearOtherLayout(batch, names))) {
-      unpin();
-      return;
+    let batch = items;
+    try {
+      batch = await this.#withoutOtherLayouts(items);
+    } catch (error) {
+      unpin(items);
+      this.#queue.pushAll(items);
+      throw error;
     }
+    batch = this.#queue.ready(batch);
+    unpin(items.filter((item) => !batch.includes(item)));
+    const [first] = batch;
+    if (first === undefined) return;
     const task = state.nextTask;
-    this.#core.record({
-      type: "l2.store.submitted",
-      adapter: number,
-      task,
-      layout: batch.layout,
-      keys: batch.keys,
-    });
+    const keys = batch.map(({ key }) => key);
+    const { number, gate } = this.#adapter;
+    this.#core.record({ type: "l2.store.submitted", adapter: number, task, layout: first.layout, keys });
+    const names = keys.map((key) => this.#objectKey(key));
     if (!this.#core.commit()) {
       this.#settle(task, batch, null, new Map(), "the journal cannot be written");
-      unpin();
+      unpin(batch);
       return;
     }
+    const ranges = batch.map(({ offset, length }) => ({ offset, length }));
     const buffers = await this.#buffers.borrow(ranges, true).catch((error: unknown) => {
       this.#settle(task, batch, null, new Map(), messageOf(error));
-      unpin();
+      unpin(batch);
       return null;
     });
     if (buffers === null) return;
     const call = gate.store(names, buffers.objects);
-    void call.settled.then(() => {
-      unpin();
+    let answered = false;
+    // Later than its deadline, the store is still in doubt: it settles when the adapter does, not before.
+    const settled = call.settled.then(() => {
+      unpin(batch);
       buffers.giveBack();
+      if (answered) return;
+      const late = call.lateResult();
+      const failures = new Map<number, CacheError>([...call.failures(), ...(late?.failed ?? [])]);
+      this.#settle(task, batch, late?.stored ?? null, failures, firstMessage(failures));
+    });
+    settled.catch((error: unknown) => {
+      this.#core.log.warn("a late store could not be settled", {
+        adapter: this.#adapter.id,
+        error: messageOf(error),
+      });
     });
     try {
       const result = await call.outcome;
-      const failed = new Map<number, CacheError>([...call.failures(), ...result.failed]);
-      this.#settle(task, batch, result.stored, failed, failed.values().next().value?.message ?? "");
+      if (call.failures().size > 0) return;
+      answered = true;
+      this.#settle(task, batch, result.stored, result.failed, firstMessage(result.failed));
     } catch (error) {
-      await call.settled;
-      const late = call.lateResult();
-      this.#settle(task, batch, late?.stored ?? null, call.failures(), messageOf(error));
+      this.#core.log.debug("a store to L2 failed", { adapter: this.#adapter.id, error: messageOf(error) });
     }
   }
 
   /**
    * An object under the same name in another layout must go first: equal keys and equal lengths would hide it.
-   * False: this batch cannot be stored now.
+   * Answers the items that can be stored now.
    */
-  async #clearOtherLayout(batch: Batch, names: readonly ObjectKey[]): Promise<boolean> {
-    const { state } = this.#core;
-    const { gate, number, adapter } = this.#adapter;
-    const ledger = state.ledger(number);
-    const positions = batch.keys.flatMap((key, i) =>
-      ledger.state.get(key) === L2.stored && ![0, batch.layout].includes(ledger.layout.get(key)) ? [i] : [],
+  async #withoutOtherLayouts(items: readonly StoreItem[]): Promise<readonly StoreItem[]> {
+    const { number, adapter, gate } = this.#adapter;
+    const ledger = this.#core.state.ledger(number);
+    const inTheWay = items.filter(
+      ({ key, layout }) =>
+        ledger.state.get(key) === L2.stored &&
+        ledger.layout.get(key) !== 0 &&
+        ledger.layout.get(key) !== layout,
     );
-    if (positions.length === 0) return true;
-    const keys = positions.map((i) => batch.keys[i] as number);
+    if (inTheWay.length === 0) return items;
+    const rest = items.filter((item) => !inTheWay.includes(item));
+    const keys = inTheWay.map(({ key }) => key);
     if (!adapter.capabilities.delete) {
       this.#giveUp(keys, "the adapter holds another layout under this key and cannot delete");
-      this.#core.commit();
-      this.#requeue(batch.keys);
-      return false;
+      return rest;
     }
+    const names = keys.map((key) => this.#objectKey(key));
     this.#core.record({ type: "l2.delete.submitted", adapter: number, keys, reason: "layout" });
-    if (!this.#core.commit()) return false;
-    const call = gate.delete(positions.map((i) => names[i] as ObjectKey));
-    const gone = await call.outcome.catch(() => null);
-    await call.settled;
-    const result = gone ?? call.lateResult();
-    const deleted = keys.filter((_, i) => result?.has(i) === true);
-    const kept = keys.filter((_, i) => result?.has(i) !== true);
+    const call = this.#core.commit() ? gate.delete(names) : null;
+    await call?.settled;
+    const gone = call?.lateResult() ?? null;
+    const deleted = keys.filter((_, i) => gone?.has(i) === true);
+    const kept = keys.filter((_, i) => gone?.has(i) !== true);
+    // The deleted keys may have lost their last reference: look at the items again before that.
+    const alive = items.filter((item) => this.#queue.isStillWanted(item) && !kept.includes(item.key));
     if (deleted.length > 0) {
       this.#core.record({ type: "l2.keys.deleted", adapter: number, keys: deleted, reason: "layout" });
     }
-    if (kept.length > 0) this.#core.record({ type: "l2.delete.refused", adapter: number, keys: kept });
+    if (kept.length > 0) {
+      this.#core.record({ type: "l2.delete.refused", adapter: number, keys: kept });
+      this.#failed(kept, "the object of another layout could not be deleted", false);
+    }
     this.#core.commit();
-    if (kept.length === 0) return true;
-    this.#failed(kept, "the object of another layout could not be deleted");
-    this.#requeue(batch.keys.filter((key) => !kept.includes(key)));
-    return false;
-  }
-
-  #requeue(keys: readonly number[]): void {
-    for (const key of keys) this.#queue.push(key);
+    return alive;
   }
 
   #settle(
     task: number,
-    batch: Batch,
+    batch: readonly StoreItem[],
     bits: Bitmap | null,
     failures: ReadonlyMap<number, CacheError>,
     reason: string,
   ): void {
-    const stored = batch.keys.filter((_, i) => bits?.has(i) === true);
-    const failed = batch.keys.filter((_, i) => bits?.has(i) !== true);
+    const stored = batch.flatMap(({ key }, i) => (bits?.has(i) === true ? [key] : []));
+    const failed = batch.flatMap(({ key }, i) => (bits?.has(i) === true ? [] : [key]));
+    const hopeless = batch.flatMap(({ key }, i) =>
+      bits?.has(i) !== true && isHopeless(failures.get(i)) ? [key] : [],
+    );
+    const text =
+      failed.length > 0 ? (reason || "the adapter did not store it").slice(0, REASON_CHARS_MAX) : "";
     this.#core.record({
       type: "l2.store.completed",
       adapter: this.#adapter.number,
       task,
       stored,
       failed,
-      reason: failed.length > 0 ? reason.slice(0, 512) : "",
+      reason: text,
     });
+    const bytes = stored.length * (batch[0]?.length ?? 0);
     this.storedObjects += stored.length;
-    this.storedBytes += stored.length * this.#core.state.layout(batch.layout).objectBytes;
-    for (const key of stored) this.#attempts.delete(key);
-    if (failed.length === 0) {
-      this.#pauseMs = 0;
-    } else {
-      const hopeless = batch.keys.filter((_, i) => {
-        const error = failures.get(i);
-        return bits?.has(i) !== true && error !== undefined && HOPELESS.some((code) => hasCode(error, code));
-      });
-      if (hopeless.length > 0) this.#giveUp(hopeless, reason.slice(0, 512));
-      this.#failed(
-        failed.filter((key) => !hopeless.includes(key)),
-        reason,
-      );
-    }
+    this.storedBytes += bytes;
+    this.#queue.succeeded(stored);
+    if (failed.length === 0) this.#pauseMs = 0;
+    if (hopeless.length > 0) this.#giveUp(hopeless, text);
+    const again = failed.filter((key) => !hopeless.includes(key));
+    if (again.length > 0) this.#failed(again, text, stored.length > 0);
     if (stored.length > 0) this.#leaveL1(stored);
     this.#core.commit();
     this.#core.signalRoom();
-    this.onSettled();
+    this.onSettled(bytes);
   }
 
-  #failed(keys: readonly number[], reason: string): void {
-    const { options } = this.#core;
+  /** Tries again later: the keys alone where others of the batch went well, else nothing goes for a while. */
+  #failed(keys: readonly number[], reason: string, othersWentWell: boolean): void {
     this.failedObjects += keys.length;
-    const now = this.#core.now();
-    const over: number[] = [];
-    for (const key of keys) {
-      const attempts = this.#attempts.get(key) ?? { count: 0, firstMs: now };
-      attempts.count++;
-      this.#attempts.set(key, attempts);
-      if (attempts.count >= options.storeAttemptsMax && now - attempts.firstMs >= options.storeGiveUpMs)
-        over.push(key);
-      else this.#queue.push(key);
+    const over = this.#queue.failed(keys);
+    if (over.length > 0) this.#giveUp(over, reason);
+    const again = keys.filter((key) => !over.includes(key));
+    if (again.length === 0) return;
+    if (othersWentWell) {
+      this.#core.clock.after(RETRY_FIRST_MS, () => {
+        for (const key of again) this.enqueue(key);
+      });
+      return;
     }
-    if (over.length > 0) this.#giveUp(over, reason.slice(0, 512));
-    if (keys.length > 0 && !this.#paused) this.#pause();
+    for (const key of again) this.#queue.push(key);
+    if (!this.#paused) this.#pause();
   }
 
   #giveUp(keys: readonly number[], reason: string): void {
-    this.givenUp += keys.length;
-    for (const key of keys) this.#attempts.delete(key);
+    const awaited = keys.filter((key) => this.#queue.isAwaited(key));
+    this.#queue.succeeded(keys);
+    if (awaited.length === 0) return;
+    this.givenUp += awaited.length;
     this.#core.log.warn("objects will not be stored in L2 and may be dropped from L1", {
       adapter: this.#adapter.id,
-      objects: keys.length,
+      objects: awaited.length,
       reason,
     });
-    this.#core.record({ type: "l2.store.given_up", adapter: this.#adapter.number, keys, reason });
+    this.#core.record({ type: "l2.store.given_up", adapter: this.#adapter.number, keys: awaited, reason });
     this.#core.signalRoom();
   }
 
@@ -361,9 +325,7 @@ export class StoreController {
   }
 
   #tellIdle(): void {
-    if (this.#inFlight > 0) return;
-    if (!this.#stopped && this.queued > 0 && !this.#paused) return;
-    for (const resolve of this.#idle.splice(0)) resolve();
+    if (this.#inFlight === 0 && this.#stopped) for (const resolve of this.#idle.splice(0)) resolve();
   }
 
   /** Starts nothing more; resolves when nothing is in flight. */
@@ -374,4 +336,12 @@ export class StoreController {
       this.#idle.push(resolve);
     });
   }
+}
+
+function isHopeless(error: CacheError | undefined): boolean {
+  return error !== undefined && HOPELESS.some((code) => hasCode(error, code));
+}
+
+function firstMessage(failures: ReadonlyMap<number, CacheError>): string {
+  return failures.values().next().value?.message ?? "";
 }

@@ -102,7 +102,7 @@ export class Clients {
     if (known === undefined && state.clients.size >= options.clientsMax) {
       throw new CacheError(
         "LIMIT_REACHED",
-        `${options.clientsMax} instances are registered; raise --clients-max`,
+        `${options.clientsMax} instances are registered; unregister some, or run another engine`,
       );
     }
     if (request.objectBytes > this.#core.pool.sizeBytes) {
@@ -189,8 +189,9 @@ export class Clients {
 
   noteInline(instance: bigint): void {
     const liveness = this.liveness(instance);
-    if (this.#core.pool.shmName === "" || liveness.inline) return;
+    if (liveness.inline) return;
     liveness.inline = true;
+    if (this.#core.pool.shmName === "") return;
     this.inlineDespitePool++;
     this.#core.log.warn(
       "a client was offered the shared-memory pool and sends its data inline: it sees another /dev/shm (a container " +

@@ -2,8 +2,8 @@ import type { Core } from "../core.ts";
 import type { Session } from "../state/records.ts";
 import { Column } from "../state/columns.ts";
 
-/** Locks ended by time in one event. */
-const EXPIRY_BATCH_MAX = 1_024;
+/** Queue entries that one sweep looks at. */
+const EXPIRY_BATCH_MAX = 8_192;
 
 /**
  * Ends read locks by time: a lock lives `readTtlMs` after the last lock on its object. As all live equally long,
@@ -39,8 +39,8 @@ export class LockClock {
     this.#due.push(this.#deadline.get(slot));
   }
 
-  /** Ends what is due, a bounded number at a time; true if there may be more. */
-  sweep(): boolean {
+  /** Ends what is due, a bounded number at a time. */
+  sweep(): void {
     const now = this.#core.now();
     const expired: number[] = [];
     let looked = 0;
@@ -58,6 +58,5 @@ export class LockClock {
       this.#head = 0;
     }
     if (expired.length > 0) this.#core.record({ type: "l1.read.expired", slots: expired });
-    return looked >= EXPIRY_BATCH_MAX;
   }
 }

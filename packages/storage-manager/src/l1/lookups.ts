@@ -23,6 +23,9 @@ export class Lookups {
   readonly #prefetch: PrefetchController;
   readonly #startedMs = new Map<number, number>();
   readonly #waiting = new Map<number, Set<(hits: number | null) => void>>();
+  /** Called for each lookup, and when its result is known. `early`: nothing was looked for, and why. */
+  onLookup: (request: ChunkRequest, early: "unknown_model" | "unhealthy" | "limit" | null) => void = () => {};
+  onResult: (request: ChunkRequest, hits: number) => void = () => {};
   requested = 0;
   hitChunks = 0;
 
@@ -36,12 +39,17 @@ export class Lookups {
   lookup(request: ChunkRequest): void {
     const { state } = this.#core;
     this.requested++;
-    this.#replacePending(request.requestId);
     const layout = state.modelLayouts.get(modelText(request.modelName, request.worldSize));
     if (layout === undefined || !this.#core.healthy || state.sessionCells > SESSION_CELLS_MAX) {
-      if (this.#core.healthy) this.#record(request, 0, false, 0, []);
+      const limit = layout === undefined ? "unknown_model" : "limit";
+      this.onLookup(request, this.#core.healthy ? limit : "unhealthy");
+      if (!this.#core.healthy) return;
+      this.#replacePending(request.requestId);
+      this.#record(request, 0, false, 0, []);
       return;
     }
+    this.onLookup(request, null);
+    this.#replacePending(request.requestId);
     const ranks = kvRanksOf(request);
     const cells: LookupCells = { request, layout, chunks: request.endChunk, ranks };
     const slots = residentCells(this.#core, cells);
@@ -78,6 +86,7 @@ export class Lookups {
     );
     this.#locks.started(session);
     this.hitChunks += hits;
+    this.onResult(request, hits);
     this.#answerWaiting(session);
   }
 
@@ -207,7 +216,10 @@ export class Lookups {
     for (const session of [...state.sessions.values()]) {
       this.#startedMs.set(session.number, this.#core.now());
       if (!session.pending) continue;
-      const cells = [...session.slots];
+      // A cell whose lock has ended names a slot that may be another object's by now.
+      const cells = [...session.slots].map((cell, i) =>
+        cell > 0 && state.slots.generation.get(cell - 1) === session.generations[i] ? cell : 0,
+      );
       const ranks = Math.max(1, session.ranks);
       const hits = prefixOf(
         cells.map((cell) => cell - 1),

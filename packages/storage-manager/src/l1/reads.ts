@@ -1,5 +1,5 @@
 import type { Core } from "../core.ts";
-import type { Layout, Session } from "../state/records.ts";
+import type { Layout, Session, Transfer } from "../state/records.ts";
 import { SLOT } from "../state/slot-table.ts";
 import type { Clients } from "./clients.ts";
 import type { HandOuts } from "./hand-outs.ts";
@@ -30,6 +30,9 @@ export class Reads {
   readonly #core: Core;
   readonly #clients: Clients;
   readonly #handOuts: HandOuts;
+  /** Retrieves that were answered as a miss, and their chunks. */
+  misses = 0;
+  missedChunks = 0;
 
   constructor(core: Core, clients: Clients, handOuts: HandOuts) {
     this.#core = core;
@@ -45,6 +48,8 @@ export class Reads {
     const located = this.#locate(request, client.layout);
     if (located === null || state.transfers.size >= TRANSFERS_MAX) {
       this.#releaseOnFailure(request);
+      this.misses++;
+      this.missedChunks += request.endChunk - request.firstChunk;
       return { kind: "miss" };
     }
     const layout = state.layout(client.layout);
@@ -58,26 +63,30 @@ export class Reads {
           shape: layout.shape,
           dtype: layout.dtype,
         })),
-        takeBack: () => {
-          const open = state.transfers.get(transfer);
-          if (open !== undefined) this.#handOuts.end(open, "its reply could not be sent");
-        },
+        takeBack: () => this.#endUnless(transfer, "its reply could not be sent"),
       };
     }
-    return this.#inline(transfer, instance, located.slots, layout);
+    return this.#inline(transfer, located.slots, layout);
   }
 
-  async #inline(
-    transfer: number,
-    instance: bigint,
-    slots: readonly number[],
-    layout: Layout,
-  ): Promise<PreparedRetrieve> {
-    const { state, pool } = this.#core;
+  /** Ends exactly this hand-out, if it is still open: its number may be another's by now. */
+  #endUnless(transfer: Transfer, reason: string): void {
+    if (this.#core.state.transfers.get(transfer.number) === transfer) this.#handOuts.end(transfer, reason);
+  }
+
+  async #inline(transfer: Transfer, slots: readonly number[], layout: Layout): Promise<PreparedRetrieve> {
+    const { state, pool, space } = this.#core;
+    const offsets = slots.map((slot) => state.slotOffset(slot));
+    for (const offset of offsets) space.pin(offset);
+    let isReleased = false;
+    const release = (): void => {
+      if (isReleased) return;
+      isReleased = true;
+      for (const offset of offsets) space.unpin(offset);
+    };
     const objects = [];
     try {
-      for (const slot of slots) {
-        const offset = state.slotOffset(slot);
+      for (const offset of offsets) {
         let bytes: Uint8Array | null = pool.view(offset, layout.objectBytes);
         if (bytes === null) {
           bytes = Buffer.allocUnsafe(layout.objectBytes);
@@ -86,11 +95,18 @@ export class Reads {
         objects.push({ bytes, shape: layout.shape, dtype: layout.dtype });
       }
     } catch (error) {
-      const open = state.transfers.get(transfer);
-      if (open !== undefined) this.#handOuts.end(open, "the pool read failed");
+      release();
+      this.#endUnless(transfer, "the pool read failed");
       throw error;
     }
-    return { kind: "inline", objects, release: () => this.#finish(transfer, instance) };
+    return {
+      kind: "inline",
+      objects,
+      release: () => {
+        release();
+        this.#finish(transfer);
+      },
+    };
   }
 
   /** The slots that the request's own lookup locked; without such a lookup, what is resident and locked at all. */
@@ -138,7 +154,7 @@ export class Reads {
     return keys.group.get(key) === group && keys.hash.equals(key, hashes, chunk * 32);
   }
 
-  #open(request: ChunkRequest, instance: bigint, located: Located): number {
+  #open(request: ChunkRequest, instance: bigint, located: Located): Transfer {
     const transfer = this.#core.state.transferNumbers.peek();
     this.#core.record({
       type: "l1.read.handed_out",
@@ -153,7 +169,7 @@ export class Reads {
       slots: located.slots,
     });
     this.#handOuts.opened(transfer);
-    return transfer;
+    return this.#core.state.transfer(transfer);
   }
 
   /** As the reference: a failed retrieve gives one lock of each object that was found back. */
@@ -175,13 +191,15 @@ export class Reads {
   /** Ends the oldest open retrieve that equals this one. Answers true always, as the reference. */
   commit(request: ChunkRequest, instance: bigint): boolean {
     const open = this.#core.state.openTransfers.get(matchText("read", instance, request));
-    if (open?.[0] !== undefined) this.#finish(open[0], instance);
+    if (open?.[0] !== undefined) this.#finish(this.#core.state.transfer(open[0]));
     return true;
   }
 
-  #finish(transfer: number, instance: bigint): void {
-    if (!this.#core.state.transfers.has(transfer)) return;
-    this.#core.record({ type: "l1.read.finished", transfer, committed: true, reason: "commit" });
-    this.#handOuts.committed(transfer, instance);
+  #finish(transfer: Transfer): void {
+    const { number, instance } = transfer;
+    if (this.#core.state.transfers.get(number) !== transfer) return;
+    this.#core.record({ type: "l1.read.finished", transfer: number, committed: true, reason: "commit" });
+    this.#handOuts.committed(number, instance);
+    this.#core.signalRoom();
   }
 }

@@ -14,6 +14,8 @@ export interface ChunkRequest {
   readonly endChunk: number;
   /** Digests of chunks 0..endChunk, 32 bytes each. */
   readonly hashes: Uint8Array;
+  /** What a lookup loads from L2 stays in L1, whatever the prefetch policy says. */
+  readonly retain?: boolean;
   /** Token ids of a chunk, big-endian; valid only until the call returns. */
   tokensOfChunk(chunk: number): Uint8Array;
 }

@@ -1,7 +1,7 @@
 import type { Core } from "../core.ts";
 
 /** Why an object leaves L1; stands in `l1.keys.evicted`. */
-export type EvictionReason = "demand" | "watermark" | "quota" | "clear" | "skip_l1";
+export type EvictionReason = "demand" | "watermark" | "quota" | "clear" | "skip_l1" | "deleted";
 
 /** Objects that one look at an order passes over because I/O reads them. */
 const PINNED_SKIPS_MAX = 1_024;
@@ -13,6 +13,9 @@ export class Room {
   readonly #core: Core;
   evictedObjects = 0;
   evictedBytes = 0;
+  /** How often the watermark was looked at, and how often it had been passed. */
+  watermarkChecks = 0;
+  watermarkPassed = 0;
 
   constructor(core: Core) {
     this.#core = core;
@@ -110,8 +113,10 @@ export class Room {
   /** Above the watermark: frees the configured part of L1, a slice a turn. */
   keepWatermark(): void {
     const { space, options } = this.#core;
+    this.watermarkChecks++;
     if (options.evictionPolicy === "noop" || space.capacityBytes === 0) return;
     if (space.usedBytes < space.capacityBytes * options.evictionWatermark) return;
+    this.watermarkPassed++;
     const goal = space.capacityBytes * Math.max(0, options.evictionWatermark - options.evictionRatio);
     this.#evictDownTo(goal);
   }

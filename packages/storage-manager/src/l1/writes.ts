@@ -31,7 +31,8 @@ export interface InlineChunk {
 
 interface Waiter {
   readonly request: ChunkRequest;
-  readonly client: Client;
+  readonly instance: bigint;
+  readonly layout: number;
   readonly resolve: (answer: PreparedStoreAnswer) => void;
   readonly cancelTimer: () => void;
 }
@@ -44,6 +45,7 @@ interface Missing {
 }
 
 const EMPTY_CONTEXT: PreparedStoreAnswer = { value: { kind: "empty-context" } };
+const NOTHING_TO_DO: PreparedStoreAnswer = { value: { kind: "slots", slots: [], chunkIndices: [] } };
 
 /** Stores: staging, waiting for room, commits. */
 export class Writes {
@@ -54,6 +56,8 @@ export class Writes {
   #waiters: Waiter[] = [];
   waited = 0;
   refusedForRoom = 0;
+  /** Chunks that found no room, of refused and of partly served stores. */
+  refusedChunks = 0;
   partial = 0;
 
   constructor(core: Core, clients: Clients, handOuts: HandOuts, room: Room) {
@@ -77,7 +81,9 @@ export class Writes {
     if (client === undefined || !this.#core.healthy || request.workerId === null) return EMPTY_CONTEXT;
     if (!this.#matchesClient(request, client)) return EMPTY_CONTEXT;
     if (!this.#clients.usesPool(instance)) return EMPTY_CONTEXT;
-    const answer = this.#stage(request, client, false);
+    // Who came first is served first.
+    const answer =
+      this.#waiters.length > 0 ? this.#stageNothing(request, client) : this.#stage(request, client, false);
     if (answer !== null) return answer;
     const { storeWaitMs, storeWaitersMax } = this.#core.options;
     if (storeWaitMs === 0 || this.#waiters.length >= storeWaitersMax)
@@ -87,7 +93,7 @@ export class Writes {
       const cancelTimer = this.#core.clock.after(storeWaitMs, () => this.#giveUpWaiting(waiter));
       // Only hashes are kept; the message with its tokens is not.
       const kept = { ...request, hashes: Uint8Array.from(request.hashes), tokensOfChunk: noTokens };
-      const waiter: Waiter = { request: kept, client, resolve, cancelTimer };
+      const waiter: Waiter = { request: kept, instance, layout: client.layout, resolve, cancelTimer };
       this.#waiters.push(waiter);
     });
   }
@@ -96,15 +102,23 @@ export class Writes {
     return request.modelName === client.modelName && request.worldSize === client.worldSize;
   }
 
+  /** The waiter's client, if it is still registered with the layout that it asked with. */
+  #clientOf(waiter: Waiter): Client | null {
+    const client = this.#clients.get(waiter.instance);
+    return client !== undefined && client.layout === waiter.layout && this.#core.healthy ? client : null;
+  }
+
   #giveUpWaiting(waiter: Waiter): void {
     this.#waiters = this.#waiters.filter((other) => other !== waiter);
-    waiter.resolve(this.#core.healthy ? this.#stageWhatFits(waiter.request, waiter.client) : EMPTY_CONTEXT);
+    const client = this.#clientOf(waiter);
+    waiter.resolve(client === null ? EMPTY_CONTEXT : this.#stageWhatFits(waiter.request, client));
   }
 
   #serveWaiters(): void {
-    while (this.#waiters.length > 0 && this.#core.healthy) {
+    while (this.#waiters.length > 0) {
       const waiter = this.#waiters[0] as Waiter;
-      const answer = this.#stage(waiter.request, waiter.client, false);
+      const client = this.#clientOf(waiter);
+      const answer = client === null ? EMPTY_CONTEXT : this.#stage(waiter.request, client, false);
       if (answer === null) return;
       this.#waiters.shift();
       waiter.cancelTimer();
@@ -124,6 +138,8 @@ export class Writes {
     const answer = this.#stage(request, client, true) ?? EMPTY_CONTEXT;
     if (answer.value.kind === "empty-context") this.refusedForRoom++;
     else this.partial++;
+    const staged = answer.value.kind === "slots" ? answer.value.slots.length : 0;
+    this.refusedChunks += Math.max(0, this.#missing(request, client).chunks.length - staged);
     return answer;
   }
 
@@ -142,10 +158,15 @@ export class Writes {
     return { group, chunks, residentSlots };
   }
 
+  /** The answer where nothing is missing; null if something is. */
+  #stageNothing(request: ChunkRequest, client: Client): PreparedStoreAnswer | null {
+    return this.#missing(request, client).chunks.length === 0 ? NOTHING_TO_DO : null;
+  }
+
   /** Stages all missing chunks, or with `partly` the longest prefix of them; null if that cannot be. */
   #stage(request: ChunkRequest, client: Client, partly: boolean): PreparedStoreAnswer | null {
     const missing = this.#missing(request, client);
-    if (missing.chunks.length === 0) return { value: { kind: "slots", slots: [], chunkIndices: [] } };
+    if (missing.chunks.length === 0) return NOTHING_TO_DO;
     // What the range already has must not be what makes room for the rest.
     if (missing.residentSlots.length > 0) {
       this.#core.record({ type: "l1.keys.accessed", slots: missing.residentSlots });
@@ -231,6 +252,12 @@ export class Writes {
   #finish(request: ChunkRequest, transfer: Transfer, missing: readonly number[]): void {
     const { state } = this.#core;
     const keys = transfer.slots.map((slot) => state.slots.key.get(slot));
+    // What stood under these keys in another layout goes, and the journal says so.
+    const replaced = keys
+      .map((key) => state.keys.resident.get(key) - 1)
+      .filter((slot) => slot >= 0 && state.slots.layout.get(slot) !== transfer.layout);
+    if (replaced.length > 0)
+      this.#core.record({ type: "l1.keys.evicted", slots: replaced, reason: "layout" });
     this.#core.record({ type: "l1.write.finished", transfer: transfer.number, missing });
     this.#handOuts.committed(transfer.number, transfer.instance);
     this.recordTokens(request, keys);
@@ -310,6 +337,7 @@ export class Writes {
     const transfer = this.#reserve(kept, client, missing.chunks, true, WRITER.inline);
     if (transfer === null) {
       this.refusedForRoom++;
+      this.refusedChunks += missing.chunks.length;
       return false;
     }
     return this.#writeInline(kept, transfer, missing.chunks, objects);

@@ -100,14 +100,14 @@ export class CacheState {
     return slot >= 0 && this.slots.layout.get(slot) === layout ? slot : -1;
   }
 
-  /** True if some adapter has the key with this layout (or an unknown one). */
+  /** True if an open adapter has the key with this layout, or with an unknown one of the same length. */
   isStoredInL2(key: number, layout: number): boolean {
-    for (const ledger of this.ledgers) {
-      if (ledger.state.get(key) !== L2.stored) continue;
+    const { objectBytes } = this.layout(layout);
+    return this.ledgers.some((ledger) => {
+      if (!ledger.active || ledger.state.get(key) !== L2.stored) return false;
       const stored = ledger.layout.get(key);
-      if (stored === 0 || stored === layout) return true;
-    }
-    return false;
+      return stored === layout || (stored === 0 && ledger.bytes.get(key) === objectBytes);
+    });
   }
 
   /** True if dropping the object would lose it: no adapter has it and one is still to get it. */
@@ -331,6 +331,13 @@ export class CacheState {
   transfer(number: number): Transfer {
     const transfer = this.transfers.get(number);
     if (transfer === undefined) throw new TypeError(`transfer ${number} is not open`);
+    return transfer;
+  }
+
+  /** The open hand-out of that number and kind. */
+  transferOf(number: number, kind: Transfer["kind"]): Transfer {
+    const transfer = this.transfer(number);
+    if (transfer.kind !== kind) throw new TypeError(`transfer ${number} is a ${transfer.kind}`);
     return transfer;
   }
 

@@ -86,8 +86,8 @@ function dropLocks(state: CacheState, session: Session): void {
 }
 
 const HANDLERS: Handlers = {
-  "engine.started": (state, event) => {
-    state.cleanStop = event.cleanStop;
+  "engine.started": (state) => {
+    state.cleanStop = false;
     for (const ledger of state.ledgers) ledger.active = false;
   },
   "engine.stopped": (state) => {
@@ -181,7 +181,7 @@ const HANDLERS: Handlers = {
     });
   },
   "l1.write.finished": (state, event) => {
-    const transfer = state.transfer(event.transfer);
+    const transfer = state.transferOf(event.transfer, "write");
     const missing = new Set(event.missing);
     state.removeTransfer(transfer);
     reversed(transfer.slots, (slot, i) => {
@@ -190,7 +190,7 @@ const HANDLERS: Handlers = {
     });
   },
   "l1.write.abandoned": (state, event) => {
-    const transfer = state.transfer(event.transfer);
+    const transfer = state.transferOf(event.transfer, "write");
     if (event.hold) {
       transfer.held = true;
       state.closeTransfer(transfer);
@@ -288,7 +288,7 @@ const HANDLERS: Handlers = {
     });
   },
   "l1.read.finished": (state, event) => {
-    const transfer = state.transfer(event.transfer);
+    const transfer = state.transferOf(event.transfer, "read");
     state.removeTransfer(transfer);
     const session = transfer.session === 0 ? undefined : state.sessions.get(transfer.session - 1);
     const ours = session !== undefined && session.requestId === transfer.requestId;
@@ -357,7 +357,9 @@ const HANDLERS: Handlers = {
     }
   },
   "l2.keys.deleted": (state, { adapter, keys }) => {
-    for (const key of keys) forget(state, state.ledger(adapter), key);
+    const ledger = state.ledger(adapter);
+    // A store under way is not undone by a listing that did not see it.
+    for (const key of keys) if (ledger.state.get(key) !== L2.storing) forget(state, ledger, key);
   },
   "l2.delete.refused": (state, { adapter, keys }) => {
     const ledger = state.ledger(adapter);

@@ -26,6 +26,8 @@ export class KeyTable {
   readonly group = new Column(Uint32Array);
   /** How many slots and ledger records name the key; at 0 the number is free. */
   readonly references = new Column(Uint32Array);
+  /** 1 while the number stands for a key. */
+  readonly bound = new Column(Uint8Array);
   /** Resident slot plus one; 0 none. */
   readonly resident = new Column(Uint32Array);
   /** Token record: segment plus one (0 none) and byte offset. */
@@ -93,6 +95,7 @@ export class KeyTable {
     this.hash.set(number, bytes, from);
     this.group.set(number, group);
     this.references.set(number, 0);
+    this.bound.set(number, 1);
     this.resident.set(number, 0);
     this.tokenSegment.set(number, 0);
     this.#groupKeys[group] = (this.#groupKeys[group] ?? 0) + 1;
@@ -121,6 +124,7 @@ export class KeyTable {
   }
 
   retain(key: number): void {
+    if (this.bound.get(key) === 0) throw new TypeError(`key ${key} is not bound`);
     this.references.set(key, this.references.get(key) + 1);
   }
 
@@ -131,6 +135,7 @@ export class KeyTable {
     this.references.set(key, left);
     if (left > 0) return;
     this.#remove(key);
+    this.bound.set(key, 0);
     this.numbers.give(key);
     const group = this.group.get(key);
     const keys = (this.#groupKeys[group] ?? 1) - 1;
@@ -167,6 +172,7 @@ export class KeyTable {
       this.hash,
       this.group,
       this.references,
+      this.bound,
       this.resident,
       this.tokenSegment,
       this.tokenOffset,

@@ -1,0 +1,108 @@
+import { type Bitmap, messageOf, type SizedKey } from "@cache/contracts";
+import type { Core } from "../core.ts";
+import { L2 } from "../state/ledger.ts";
+import type { Transfer } from "../state/records.ts";
+import type { AttachedAdapter } from "./attached-adapter.ts";
+import type { BorrowedBuffers, ObjectBuffers } from "./object-buffers.ts";
+
+/** Objects that one adapter loads into staged slots. */
+export interface LoadBatch {
+  readonly holder: AttachedAdapter;
+  readonly requests: readonly SizedKey[];
+  /** The staged slots, in the order of the requests. */
+  readonly transfer: Transfer;
+  readonly keys: readonly number[];
+  readonly offsets: readonly number[];
+  readonly objectBytes: number;
+  /** Called just before what arrived becomes resident: the last moment to keep eviction away. */
+  readonly beforeResident: () => void;
+}
+
+/**
+ * Runs one load. The ranges stay pinned and the slots staged until the adapter has settled or everything has
+ * arrived; what arrives after the answer still becomes resident. Never rejects.
+ *
+ * @returns bit i: object i is resident; null if nothing arrived in time.
+ */
+export async function runLoad(core: Core, buffers: ObjectBuffers, batch: LoadBatch): Promise<Bitmap | null> {
+  const { holder, offsets, objectBytes } = batch;
+  for (const offset of offsets) core.space.pin(offset);
+  const unpin = (): void => {
+    for (const offset of offsets) core.space.unpin(offset);
+  };
+  let memory: BorrowedBuffers;
+  try {
+    memory = await buffers.borrow(
+      offsets.map((offset) => ({ offset, length: objectBytes })),
+      false,
+    );
+  } catch (error) {
+    core.log.warn("no buffers for a load", { adapter: holder.id, error: messageOf(error) });
+    await finish(core, batch, null, null);
+    unpin();
+    return null;
+  }
+  const call = holder.gate.load(batch.requests, memory.objects);
+  const settled = call.settled.then(async () => {
+    await finish(core, batch, memory, call.lateResult());
+    memory.giveBack();
+    unpin();
+  });
+  try {
+    const bits = await call.outcome;
+    if (call.failures().size > 0) {
+      // Positions without an answer may still be written to: they end with the call.
+      await settled;
+      return call.lateResult() ?? bits;
+    }
+    return (await finish(core, batch, memory, bits)) ? bits : null;
+  } catch (error) {
+    core.log.debug("a load from L2 failed", { adapter: holder.id, error: messageOf(error) });
+    return null;
+  }
+}
+
+/** Ends the transfer once: what the bits name becomes resident, the rest is free. False if nothing did. Never rejects. */
+async function finish(
+  core: Core,
+  batch: LoadBatch,
+  memory: BorrowedBuffers | null,
+  bits: Bitmap | null,
+): Promise<boolean> {
+  const isOpen = (): boolean => core.state.transfers.get(batch.transfer.number) === batch.transfer;
+  if (!isOpen()) return false;
+  try {
+    if (bits === null || bits.count() === 0) {
+      abandon(core, batch, "nothing arrived");
+      return false;
+    }
+    await memory?.bringIn(bits.positions());
+    if (!isOpen()) return false;
+    batch.beforeResident();
+    arrive(core, batch, bits);
+    core.commit();
+    return true;
+  } catch (error) {
+    core.log.warn("loaded objects could not be brought into L1", {
+      adapter: batch.holder.id,
+      error: messageOf(error),
+    });
+    if (isOpen() && core.healthy) abandon(core, batch, "the pool write failed");
+    return false;
+  }
+}
+
+function abandon(core: Core, batch: LoadBatch, reason: string): void {
+  core.record({ type: "l1.write.abandoned", transfer: batch.transfer.number, hold: false, reason });
+  core.commit();
+}
+
+function arrive(core: Core, batch: LoadBatch, bits: Bitmap): void {
+  const missing = batch.keys.flatMap((_, i) => (bits.has(i) ? [] : [i]));
+  core.record({ type: "l1.write.finished", transfer: batch.transfer.number, missing });
+  const { number } = batch.holder;
+  const known = batch.keys.filter(
+    (key, i) => bits.has(i) && core.state.ledger(number).state.get(key) === L2.stored,
+  );
+  if (known.length > 0) core.record({ type: "l2.keys.accessed", adapter: number, keys: known });
+}
