@@ -1,81 +1,13 @@
 import type { MockAdapter } from "@cache/l2-mock";
-import fc from "fast-check";
 import type { EventOf } from "../../src/events/definitions.ts";
 import type { PreparedRetrieve } from "../../src/l1/reads.ts";
 import type { ChunkRequest, SlotAnswer } from "../../src/l1/requests.ts";
-import type { PreparedStoreAnswer } from "../../src/l1/writes.ts";
+import type { InlineChunk, PreparedStoreAnswer } from "../../src/l1/writes.ts";
 import { Contents } from "../support/contents.ts";
 import type { TestEngine } from "../support/engine.ts";
 import { checkInvariants, Replay } from "../support/invariants.ts";
-import {
-  BFLOAT16,
-  contentOf,
-  FLOAT16,
-  FLOAT32,
-  Prompt,
-  type RangeOptions,
-  type TestLayout,
-} from "../support/prompts.ts";
-
-const LAYOUTS = [BFLOAT16, FLOAT16, FLOAT32] as const;
-const SALTS = ["", "tenant"] as const;
-const SECONDS = [1, 1, 2, 130, 310, 650, 1_300] as const;
-const INSTANCES = 4;
-
-const prefix = fc.array(fc.nat(1), { minLength: 1, maxLength: 6 });
-const target = fc.record({
-  tokens: prefix,
-  first: fc.nat(3),
-  rank: fc.nat(1),
-  salt: fc.nat(SALTS.length - 1),
-  instance: fc.nat(INSTANCES - 1),
-  request: fc.nat(3),
-  readers: fc.integer({ min: 1, max: 3 }),
-  /** Below 5: another look at what was stored so many targets ago. */
-  again: fc.nat(6),
-});
-
-function command<K extends string>(kind: K) {
-  return fc.record({ kind: fc.constant(kind), on: target });
-}
-
-function numbered<K extends string>(kind: K, max: number) {
-  return fc.record({ kind: fc.constant(kind), which: fc.nat(max) });
-}
-
-const command_ = fc.oneof(
-  {
-    weight: 3,
-    arbitrary: fc.record({ kind: fc.constant("register" as const), on: target, which: fc.nat(4) }),
-  },
-  { weight: 8, arbitrary: command("store") },
-  { weight: 5, arbitrary: command("prepareStore") },
-  { weight: 5, arbitrary: numbered("commitStore", 7) },
-  { weight: 2, arbitrary: numbered("takeBackStore", 7) },
-  { weight: 2, arbitrary: numbered("scribble", 7) },
-  { weight: 3, arbitrary: command("inline") },
-  { weight: 8, arbitrary: command("lookup") },
-  { weight: 3, arbitrary: command("query") },
-  { weight: 9, arbitrary: command("prepareRetrieve") },
-  { weight: 4, arbitrary: numbered("commitRetrieve", 7) },
-  { weight: 6, arbitrary: command("fetch") },
-  { weight: 3, arbitrary: command("freeLocks") },
-  { weight: 2, arbitrary: command("endSession") },
-  { weight: 1, arbitrary: numbered("clear", 1) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant("quota" as const), on: target, which: fc.nat(8) }) },
-  { weight: 1, arbitrary: command("unregister") },
-  { weight: 3, arbitrary: numbered("pass", SECONDS.length - 1) },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant("settle" as const) }) },
-  { weight: 1, arbitrary: numbered("mappers", 2) },
-  { weight: 1, arbitrary: numbered("dropFromL2", 3) },
-  { weight: 2, arbitrary: numbered("failL2", 3) },
-  { weight: 1, arbitrary: numbered("snapshot", 5) },
-);
-
-/** A list of commands that shrinks to what matters. */
-export const commands = fc.array(command_, { minLength: 1, maxLength: 70, size: "max" });
-type Command = fc.TypeOfArbitrary<typeof command_>;
-type Target = fc.TypeOfArbitrary<typeof target>;
+import { BFLOAT16, contentOf, Prompt, type RangeOptions, type TestLayout } from "../support/prompts.ts";
+import { type Command, INSTANCES, LAYOUTS, SALTS, SECONDS, type Target } from "./commands.ts";
 
 interface OpenStore {
   readonly instance: bigint;
@@ -370,7 +302,7 @@ export class Driver {
     const [instance, request] = [this.#instance(on), this.#range(on)];
     if (this.#engine.state.clients.get(instance) === undefined) return;
     const { layout } = this.#of(instance);
-    const chunks = [];
+    const chunks: InlineChunk[] = [];
     for (let chunk = request.firstChunk; chunk < request.endChunk; chunk++) {
       chunks.push({ bytes: contentOf(request, chunk, layout), shape: layout.shape, dtype: layout.dtype });
     }

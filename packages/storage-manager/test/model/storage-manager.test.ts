@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, it } from "vitest";
 import { mockAdapter, startEngine } from "../support/engine.ts";
-import { commands, Driver } from "./driver.ts";
+import { commands } from "./commands.ts";
+import { Driver } from "./driver.ts";
 
 const SEED = Number(process.env["CACHE_TEST_SEED"] ?? Date.now() % 2 ** 31);
 const RUNS = Number(process.env["CACHE_TEST_RUNS"] ?? 60);

@@ -25,7 +25,7 @@ function breakJournal(): void {
 describe("while the journal cannot be written", () => {
   it("a turn says that its answers must not leave", () => {
     engine.journal.broken = true;
-    engine.turn((manager) => manager.prepareStore(other.range(), 1n));
+    void engine.prepareStore(1n, other.range());
     expect(engine.manager.commit()).toBe(false);
   });
 

@@ -84,7 +84,7 @@ describe("when L1 is full of what cannot go", () => {
   it("wakes waiters in the order in which they came, as bytes become free", async () => {
     const engine = await engineOf(4);
     const blockers = await Promise.all(
-      [0, 1, 2, 3].map((i) => engine.prepareStore(2n, prompt(`blocker ${i}`, 1).range())),
+      [0, 1, 2, 3].map(async (i) => engine.prepareStore(2n, prompt(`blocker ${i}`, 1).range())),
     );
     const seen = watch({
       first: engine.prepareStore(1n, prompt("first", 2).range()),

@@ -11,6 +11,10 @@ function same(what: string, actual: unknown, expected: unknown): void {
   if (left !== right) throw new Error(`${what}: is ${left}, should be ${right}`);
 }
 
+function byName<V>(map: ReadonlyMap<string, V>): [string, V][] {
+  return [...map].sort(([a], [b]) => (a < b ? -1 : 1));
+}
+
 function slotsInUse(state: CacheState): number[] {
   const slots: number[] = [];
   for (let slot = 0; slot < state.slots.numbers.bound; slot++) {
@@ -69,7 +73,7 @@ function checkFigures(state: CacheState): void {
     }
   }
   same("L1 figures", state.l1, l1);
-  same("tenants", [...state.tenants].sort(), [...tenants].sort());
+  same("tenants", byName(state.tenants), byName(tenants));
 }
 
 /** Every ledger's figures equal a recount, and its order holds exactly what is stored. */
@@ -92,7 +96,7 @@ function checkLedgers(state: CacheState): void {
     }
     const figures = [ledger.storedCount, ledger.storedBytes, ledger.ownBytes, ledger.inDoubt];
     same(`figures of ${ledger.id}`, figures, [count, bytes, own, doubt]);
-    same(`tenants of ${ledger.id}`, [...ledger.bytesBySalt].sort(), [...bySalt].sort());
+    same(`tenants of ${ledger.id}`, byName(ledger.bytesBySalt), byName(bySalt));
     same(`order of ${ledger.id}`, [...ledger.order.fromOldest(ledger.orderEnds)].length, count);
   }
 }
