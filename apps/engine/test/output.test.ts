@@ -1,7 +1,7 @@
 import { CacheError } from "@cache/contracts";
 import { expect, test } from "vitest";
-import { banner, bytesText } from "../src/cli/banner.ts";
-import { errorText, exitCodeOf } from "../src/cli/output.ts";
+import { banner } from "../src/cli/banner.ts";
+import { errorText, exitCodeOf, sizeText } from "../src/cli/output.ts";
 import { loadConfig } from "../src/config/load-config.ts";
 import { createLogger } from "../src/logs/logger.ts";
 
@@ -35,7 +35,7 @@ test("the banner tells addresses, pool, state, adapters and how to connect vLLM,
     expect(text).toContain(part);
   }
   expect(text).not.toContain("hunter2");
-  expect(bytesText(3 * 2 ** 20)).toBe("3 MiB");
+  expect(sizeText(3 * 2 ** 20)).toBe("3 MiB");
 });
 
 test("errors are one line with their code; codes decide the exit code", () => {

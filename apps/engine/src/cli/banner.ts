@@ -1,7 +1,7 @@
 import type { EngineConfig } from "../config/engine-config.ts";
 import { maskSecrets } from "../config/mask.ts";
 import type { RunningEngine } from "../engine-seam.ts";
-import { table } from "./output.ts";
+import { sizeText, table } from "./output.ts";
 
 /** What the banner tells. */
 export interface BannerFacts {
@@ -43,7 +43,7 @@ ready in ${Math.round(readyMs)} ms`;
 function poolText(config: EngineConfig, path: string | null): string {
   const { sizeBytes, sizeOrigin } = config.l1;
   const origin = sizeOrigin === "default" ? ", chosen for this machine: --l1-size-gb sets it" : "";
-  return `${path ?? "no shared memory: clients send inline"}  (${bytesText(sizeBytes)}${origin})`;
+  return `${path ?? "no shared memory: clients send inline"}  (${sizeText(sizeBytes)}${origin})`;
 }
 
 function adapterRows(config: EngineConfig): string[][] {
@@ -63,10 +63,4 @@ function hostUrl(address: string): string {
 
 function portOf(address: string): number {
   return Number(address.slice(address.lastIndexOf(":") + 1));
-}
-
-/** A size for people. */
-export function bytesText(bytes: number): string {
-  const gib = bytes / 2 ** 30;
-  return gib >= 1 ? `${Number(gib.toFixed(2))} GiB` : `${Number((bytes / 2 ** 20).toFixed(2))} MiB`;
 }

@@ -7,7 +7,7 @@ export const EXIT = {
   failed: 1,
   /** Arguments or configuration are wrong. */
   usage: 2,
-  /** `ping`: nobody answers, or the engine is unhealthy. */
+  /** Nobody answers; `ping`, `status`: or the engine is unhealthy. */
   unreachable: 3,
   /** Another live process holds the pool, the state directory or the port. */
   busy: 4,
@@ -23,8 +23,18 @@ const EXIT_OF_CODE: Readonly<Record<string, number>> = {
   ADDRESS_IN_USE: EXIT.busy,
 };
 
+const EXIT_OF_ERROR = new WeakMap<Error, number>();
+
+/** Gives an error an exit code that its error code alone does not say. */
+export function withExitCode<E extends Error>(exitCode: number, error: E): E {
+  EXIT_OF_ERROR.set(error, exitCode);
+  return error;
+}
+
 /** The exit code for an error. */
 export function exitCodeOf(error: unknown): number {
+  const own = error instanceof Error ? EXIT_OF_ERROR.get(error) : undefined;
+  if (own !== undefined) return own;
   return isCacheError(error) ? (EXIT_OF_CODE[error.code] ?? EXIT.failed) : EXIT.failed;
 }
 
@@ -52,4 +62,16 @@ export function table(rows: readonly (readonly string[])[]): string {
         .join("  "),
     )
     .join("\n");
+}
+
+/** A size for people, from bytes to TiB. */
+export function sizeText(bytes: number): string {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  const power = bytes < 1024 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10));
+  return `${Number((bytes / 1024 ** power).toFixed(2))} ${units[power] ?? ""}`;
+}
+
+/** A line on stderr that replaces itself: nothing where stderr is no terminal. `null` takes it away. */
+export function progress(line: string | null): void {
+  if (process.stderr.isTTY) process.stderr.write(`\r\u001B[K${line ?? ""}`);
 }

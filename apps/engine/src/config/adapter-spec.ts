@@ -9,29 +9,44 @@ export const ADAPTERS_MAX = 64;
 const flag = z.union([z.boolean(), z.literal([0, 1])]).transform(Boolean);
 
 const evictionKeys = z.strictObject({
-  eviction_policy: z.string().superRefine((policy, context) => {
-    if (policy === "LRU" || policy === "noop") return;
-    const known = policy === "ARC" || policy === "IsolatedLRU";
-    const text = known ? `'${policy}' is not served here; use LRU` : `must be LRU or noop, is '${policy}'`;
-    context.addIssue({ code: "custom", message: text });
-  }),
-  trigger_watermark: z.number().min(0).max(1).default(0.8),
-  eviction_ratio: z.number().min(0).max(1).default(0.2),
+  eviction_policy: z
+    .string()
+    .superRefine((policy, context) => {
+      if (policy === "LRU" || policy === "noop") return;
+      const known = policy === "ARC" || policy === "IsolatedLRU";
+      const text = known ? `'${policy}' is not served here; use LRU` : `must be LRU or noop, is '${policy}'`;
+      context.addIssue({ code: "custom", message: text });
+    })
+    .meta({ description: "which objects leave the adapter: LRU or noop (none)", enum: ["LRU", "noop"] }),
+  trigger_watermark: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.8)
+    .describe("share of the capacity in use that starts an eviction"),
+  eviction_ratio: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.2)
+    .describe("share of the capacity that one eviction frees"),
 });
 
 /** The common keys under LMCache's names. The engine takes them out before the adapter's schema sees the rest. */
-const commonKeys = z.object({
+export const commonKeys = z.object({
   type: z
     .string()
-    .regex(/^[a-z0-9][a-z0-9_-]*$/, "is a word of lower-case letters, digits, '_' and '-', e.g. fs"),
-  id: z.string().optional(),
-  eviction: evictionKeys.nullish(),
-  shared: flag.default(false),
-  persist_enabled: flag.default(true),
+    .regex(/^[a-z0-9][a-z0-9_-]*$/, "is a word of lower-case letters, digits, '_' and '-', e.g. fs")
+    .describe("which adapter"),
+  id: z.string().optional().describe("name of this adapter: its type, or its type, a dot and a word"),
+  eviction: evictionKeys.nullish().describe("when objects leave the adapter; absent: never"),
+  shared: flag.default(false).describe("other engines write to the same data"),
+  persist_enabled: flag.default(true).describe("keep the data when the engine stops"),
   affinity_tag: z
     .string()
     .refine((tag) => tag === "_default", "there is one L1 here, with the tag '_default'; leave the key out")
-    .default("_default"),
+    .default("_default")
+    .describe("there is one L1 here, with the tag '_default'"),
   serde: z
     .unknown()
     .optional()

@@ -45,6 +45,8 @@ export interface EngineConfig {
     /** The same for one that never pinged. */
     readonly workerRegistrationGraceMs: number;
     readonly clientGraceMs: number;
+    /** KV events kept for subscribers; 0: KV events are off and not advertised. */
+    readonly kvEventLogSize: number;
   };
   readonly http: {
     readonly host: string;
@@ -53,6 +55,8 @@ export interface EngineConfig {
     readonly allowedHosts: readonly string[];
     /** File with the bearer token for changes; null: none. */
     readonly tokenFile: string | null;
+    /** Metrics carry the tenant (`cache_salt`) as a label. */
+    readonly metricsSaltLabel: boolean;
   };
   /** Tokens of a chunk. */
   readonly chunkSize: number;

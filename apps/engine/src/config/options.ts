@@ -14,13 +14,17 @@ const fileSafe = (what: string) =>
     .string()
     .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, `${what}: up to 64 letters, digits, '.', '_' and '-'`);
 const refusedChoice = <T extends string>(allowed: readonly [T, ...T[]], refused: Record<string, string>) =>
-  z.string().transform((value, context): T => {
-    const found = allowed.find((name) => name === value);
-    if (found !== undefined) return found;
-    const reason = refused[value] ?? `use ${allowed.join(" or ")}`;
-    context.addIssue({ code: "custom", message: `'${value}' is not served here: ${reason}` });
-    return z.NEVER;
-  });
+  z
+    .string()
+    .transform((value, context): T => {
+      const found = allowed.find((name) => name === value);
+      if (found !== undefined) return found;
+      const reason = refused[value] ?? `use ${allowed.join(" or ")}`;
+      context.addIssue({ code: "custom", message: `'${value}' is not served here: ${reason}` });
+      return z.NEVER;
+    })
+    // For the JSON Schema, which cannot see into a transform.
+    .meta({ enum: [...allowed] });
 
 const EVICTION_REFUSED = {
   ARC: "use LRU, which evicts by bytes and the tails of prefixes first",
@@ -44,6 +48,10 @@ export const engineOptions = z.strictObject({
     .describe(
       "file with the bearer token that changes over HTTP need; without it they are refused beyond loopback",
     ),
+  metrics_salt_label: z
+    .boolean()
+    .default(false)
+    .describe("metrics carry the tenant (cache_salt) as a label, for at most 100 tenants"),
   chunk_size: count(1, 65_536).default(256).describe("tokens of a chunk"),
   hash_algorithm: refusedChoice(["blake3"], {
     builtin: "its hashes differ from process to process; use blake3",
@@ -60,9 +68,7 @@ export const engineOptions = z.strictObject({
 
   l1_size_gb: amount(0.000_01, 65_536)
     .optional()
-    .describe(
-      "size of L1 in GiB; default: the least of 4, a quarter of the memory and half of what /dev/shm has free",
-    ),
+    .describe("size of L1 in GiB; default: the least of 4, a quarter of the memory and half of /dev/shm"),
   l1_align_bytes: count(4096, 1 << 30)
     .refine((value) => (value & (value - 1)) === 0, "must be a power of two")
     .default(4096)
@@ -169,6 +175,9 @@ export const engineOptions = z.strictObject({
   worker_registration_grace_seconds: count(0, 7 * HOURS_24_SECONDS)
     .default(3600)
     .describe("a worker that never pinged is dropped after this silence, in seconds"),
+  kv_event_log_size: count(0, 10_000_000)
+    .default(32_768)
+    .describe("KV events kept for subscribers that fall behind; 0 turns KV events off"),
   client_grace_seconds: count(1, 7 * HOURS_24_SECONDS)
     .default(600)
     .describe(
