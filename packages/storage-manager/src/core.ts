@@ -28,6 +28,8 @@ export class Core {
   readonly log: CoreLog;
   /** Called after each recorded event. */
   readonly observers: ((event: CacheEvent) => void)[] = [];
+  /** Called after each batch that reached the journal. */
+  readonly commitListeners: (() => void)[] = [];
   /** Called when bytes became free or evictable. */
   readonly roomListeners: (() => void)[] = [];
   #roomSignalled = false;
@@ -98,11 +100,18 @@ export class Core {
     this.pool.storePosition(this.journal.position);
     if (this.#unattachable) this.pool.markReattachable();
     this.#unattachable = false;
+    for (const listener of this.commitListeners) listener();
     return true;
+  }
+
+  /** The engine has stopped: nothing is recorded any more. What ends later finds that out by an error. */
+  end(): void {
+    this.#broken ??= new CacheError("DEGRADED", "the engine has stopped: nothing is recorded any more");
   }
 
   /** False while the journal cannot be written: nothing new is handed out. */
   get healthy(): boolean {
+    if (this.#broken !== null) return false;
     return this.journal.health.state === "ok";
   }
 

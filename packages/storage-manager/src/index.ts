@@ -8,6 +8,12 @@ export {
   type EventType,
   type FieldKind,
 } from "./events/definitions.ts";
+export type {
+  KvEventBatch,
+  KvEventRecord,
+  KvEventStream,
+  KvEventSubscription,
+} from "./kv-events/types.ts";
 export type { RegistrationRequest } from "./l1/clients.ts";
 export type { PreparedRetrieve } from "./l1/reads.ts";
 export type { ChunkRequest, SlotAnswer } from "./l1/requests.ts";
@@ -17,9 +23,5 @@ export type { Operator, QuotaFigures, WarmRequest, WarmStatus } from "./operator
 export { type Clock, DEFAULT_OPTIONS, type StorageManagerOptions, systemClock } from "./options.ts";
 export type { OpenPool, RecoveryReport } from "./recovery.ts";
 export type { StorageStatus } from "./status.ts";
-export {
-  identitySuffix,
-  openStorageManager,
-  type StorageManager,
-  type StorageManagerSetup,
-} from "./storage-manager.ts";
+export { identitySuffix, openStorageManager, type StorageManagerSetup } from "./open-storage-manager.ts";
+export type { StorageManager } from "./storage-manager.ts";

@@ -49,6 +49,8 @@ export interface StorageManagerOptions {
   readonly chunkTokens: number;
   /** Write token records of stored chunks (for KV events). */
   readonly tokenRecords: boolean;
+  /** Changes that KV-event subscribers may lag behind; 0: no KV events, and no token records. */
+  readonly kvEventLogSize: number;
   /** Pause between two reconciliations of an adapter. */
   readonly reconcileMs: number;
   /** A listed object that no event names is adopted once it is this old. */
@@ -90,6 +92,7 @@ export const DEFAULT_OPTIONS: StorageManagerOptions = Object.freeze({
   bounceBytesMax: 64 * 1024 * 1024,
   chunkTokens: 256,
   tokenRecords: true,
+  kvEventLogSize: 32_768,
   reconcileMs: 3_600_000,
   adoptAgeMs: 60_000,
   adoptedKeysMax: 1_000_000,

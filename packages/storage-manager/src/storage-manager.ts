@@ -1,13 +1,10 @@
-import { createHash } from "node:crypto";
-import { type AdapterLog, CacheError, type L1MemoryDesc, messageOf } from "@cache/contracts";
-import type { Journal, JournalRecovery } from "@cache/journal";
-import { createL1Allocator } from "@cache/l1-memory";
+import { type AdapterLog, CacheError, messageOf } from "@cache/contracts";
 import type { AdapterSetup, AttachedAdapter } from "./controllers/attached-adapter.ts";
 import { L2Keeper } from "./controllers/l2-keeper.ts";
 import { ObjectBuffers } from "./controllers/object-buffers.ts";
 import { PrefetchController } from "./controllers/prefetch-controller.ts";
 import { StoreController } from "./controllers/store-controller.ts";
-import { Core, type CoreLog } from "./core.ts";
+import type { Core } from "./core.ts";
 import type { CacheEvent } from "./events/definitions.ts";
 import { Clients, type RegistrationRequest } from "./l1/clients.ts";
 import { HandOuts } from "./l1/hand-outs.ts";
@@ -16,45 +13,21 @@ import { Lookups } from "./l1/lookups.ts";
 import { type PreparedRetrieve, Reads } from "./l1/reads.ts";
 import type { ChunkRequest } from "./l1/requests.ts";
 import { Room } from "./l1/room.ts";
-import { L1Space } from "./l1/space.ts";
 import { type InlineChunk, type PreparedStoreAnswer, Writes } from "./l1/writes.ts";
 import { type GateOptions, guardAdapter } from "./l2-gate/index.ts";
-import { type Clock, DEFAULT_OPTIONS, type StorageManagerOptions, systemClock } from "./options.ts";
-import {
-  endDeadTransfers,
-  foldJournal,
-  type OpenPool,
-  openPoolFor,
-  rangesInUse,
-  type RecoveryReport,
-} from "./recovery.ts";
+import { endDeadTransfers, type RecoveryReport } from "./recovery.ts";
 import { Housekeeping } from "./housekeeping.ts";
+import { KvEvents } from "./kv-events/kv-events.ts";
 import { Operator } from "./operator.ts";
 import { SLOT } from "./state/slot-table.ts";
 import { statusOf, type StorageStatus } from "./status.ts";
 
-/** Views of one mapping end here on Node 20; no object crosses it. */
-const VIEW_BYTES = 4 * 1024 * 1024 * 1024;
 /** Adapters that one journal may know: one bit each in a slot's store mask. */
 const ADAPTERS_MAX = 32;
 const CLEAR_SLICE = 1_024;
 const SWEEP_EVERY_MS = 1_000;
 /** An orderly stop waits this long for work in flight. */
 const STOP_MS_MAX = 30_000;
-
-/** What {@link openStorageManager} needs. */
-export interface StorageManagerSetup {
-  readonly journal: Journal;
-  readonly recovery: JournalRecovery;
-  readonly openPool: OpenPool;
-  /** Makes the configured adapters, in order of preference; does no I/O. */
-  readonly makeAdapters: (l1: L1MemoryDesc) => readonly AdapterSetup[];
-  readonly options?: Partial<StorageManagerOptions>;
-  readonly gate?: Partial<GateOptions>;
-  readonly clock?: Clock;
-  readonly log: CoreLog;
-  readonly adapterLog: (id: string) => AdapterLog;
-}
 
 /**
  * The engine's heart: L1, its index and locks, the controllers that move objects between L1 and L2. All changes
@@ -70,6 +43,7 @@ export class StorageManager {
   readonly lookups: Lookups;
   readonly prefetch: PrefetchController;
   readonly buffers: ObjectBuffers;
+  readonly kvEvents: KvEvents;
   readonly operator: Operator;
   readonly recoveryReport: RecoveryReport;
   readonly stores: StoreController[] = [];
@@ -101,10 +75,13 @@ export class StorageManager {
       keepers: this.keepers,
     });
     this.#housekeeping = new Housekeeping(core);
+    this.kvEvents = new KvEvents(core);
     core.state.listener = {
       slotFreed: (offset, length) => core.space.freed(offset, length),
       tokenRecordDead: (segment, offset) => core.journal.side.markDead({ segment, offset }),
       storeAwaited: (key, mask) => this.#enqueueStores(key, mask),
+      tokensBound: (key) => this.kvEvents.tokensBound(key),
+      tokensUnbound: (key) => this.kvEvents.tokensUnbound(key),
     };
     this.prefetch.onLoaded = (cells, tokens) => this.writes.recordLoadedTokens(cells, tokens);
   }
@@ -132,6 +109,7 @@ export class StorageManager {
       const store = new StoreController(this.core, adapter, this.buffers, this.room);
       const keeper = new L2Keeper(this.core, adapter);
       store.onSettled = (bytes) => keeper.noteStored(bytes);
+      store.onDoubt = (keys) => keeper.doubt(keys);
       keeper.collectDoubt();
       this.stores.push(store);
       this.keepers.push(keeper);
@@ -380,6 +358,7 @@ export class StorageManager {
     if (this.#stopped) return;
     this.#stopped = true;
     this.#cancelSweep();
+    this.kvEvents.stop();
     this.writes.stop();
     for (const keeper of this.keepers) keeper.stop();
     // Closing an adapter ends what it does by a deadline of its own, so that nothing here waits for ever.
@@ -396,77 +375,6 @@ export class StorageManager {
       if (this.core.healthy) this.core.record({ type: "engine.stopped", wallMs: Date.now() });
     }
     this.core.commit();
+    this.core.end();
   }
-}
-
-/** 16 hex digits that a cache identity adds to the model name at rest; "" for none. */
-export function identitySuffix(cacheIdentity: string): string {
-  if (cacheIdentity === "") return "";
-  return `+${createHash("sha256").update(cacheIdentity).digest("hex").slice(0, 16)}`;
-}
-
-/**
- * Folds the journal, opens the pool, opens the adapters: after it the engine can answer.
- *
- * @throws CacheError `JOURNAL_DAMAGED`, what `openPool` and the adapters' `open` throw, `LIMIT_REACHED`.
- */
-export async function openStorageManager(setup: StorageManagerSetup): Promise<StorageManager> {
-  const { journal, recovery, log } = setup;
-  const options = { ...DEFAULT_OPTIONS, ...setup.options };
-  const { state, records } = foldJournal(recovery);
-  const cleanStop = state.cleanStop;
-  const { pool, emptyBecause } = await openPoolFor(state, recovery, setup.openPool);
-  const { identity } = pool;
-  const space = new L1Space(
-    createL1Allocator({ capacityBytes: 0, alignBytes: identity.alignBytes, viewBytes: VIEW_BYTES }),
-  );
-  const core = new Core({
-    state,
-    journal,
-    pool,
-    space,
-    options,
-    identitySuffix: identitySuffix(options.cacheIdentity),
-    clock: setup.clock ?? systemClock,
-    log,
-  });
-  const { poolId, bootId, device, inode, sizeBytes, alignBytes } = identity;
-  if (emptyBecause !== null) {
-    core.record({
-      type: "l1.pool.created",
-      poolId,
-      bootId,
-      device,
-      inode,
-      sizeBytes,
-      alignBytes,
-      reason: emptyBecause,
-    });
-  }
-  core.record({ type: "engine.started", wallMs: Date.now(), bootId, cleanStop });
-  const reserving = pool
-    .reserve((reservedBytes) => {
-      if (reservedBytes > space.capacityBytes) space.allocator.grow(reservedBytes);
-      core.signalRoom();
-    })
-    .catch((error: unknown) => {
-      log.error("the pool's pages could not all be reserved", { error: messageOf(error) });
-    });
-  // An old pool has its pages; objects in it need them all before anything is handed out.
-  if (emptyBecause === null) {
-    await reserving;
-    if (pool.reservedBytes > space.capacityBytes) space.allocator.grow(pool.reservedBytes);
-    space.allocator.rebuild(rangesInUse(state));
-  }
-  const manager = new StorageManager(core, {
-    objects: state.l1.residentCount,
-    reattached: emptyBecause === null,
-    emptyBecause,
-    replayedRecords: records,
-    tornBytes: recovery.tornBytes,
-    damage: recovery.damage === null ? null : `${recovery.damage.segment} at byte ${recovery.damage.offset}`,
-    cleanStop,
-  });
-  await manager.attach(setup.makeAdapters(pool.desc), setup.gate ?? {}, setup.adapterLog);
-  return manager;
 }

@@ -45,7 +45,9 @@ export class L2Keeper {
   #stopped = false;
   #evicting = false;
   #tierBytes = 0;
-  #doubtful: readonly number[] = [];
+  /** Keys whose last store or delete is neither done nor undone for sure. Each holds its reference till then. */
+  #doubtful: number[] = [];
+  #settling = false;
   #figures = {
     running: false,
     listedObjects: 0,
@@ -116,14 +118,29 @@ export class L2Keeper {
     this.#doubtful = doubtful;
   }
 
+  /** A store of these keys ended without a word that counts: whether they are there is asked. */
+  doubt(keys: readonly number[]): void {
+    this.#doubtful.push(...keys);
+    this.#settleDoubt().catch((error: unknown) => {
+      this.#core.log.error("stores in doubt are not settled", {
+        adapter: this.#adapter.id,
+        error: messageOf(error),
+      });
+    });
+  }
+
   async #settleDoubt(): Promise<void> {
-    const doubtful = this.#doubtful;
-    for (let at = 0; at < doubtful.length && !this.#stopped; ) {
-      const batch = doubtful.slice(at, at + DELETE_BATCH_MAX);
-      if (await this.#askAbout(batch)) at += batch.length;
-      else await this.#pause(DOUBT_RETRY_MS);
+    if (this.#settling) return;
+    this.#settling = true;
+    try {
+      while (this.#doubtful.length > 0 && !this.#stopped) {
+        const batch = this.#doubtful.slice(0, DELETE_BATCH_MAX);
+        if (await this.#askAbout(batch)) this.#doubtful.splice(0, batch.length);
+        else await this.#pause(DOUBT_RETRY_MS);
+      }
+    } finally {
+      this.#settling = false;
     }
-    this.#doubtful = [];
   }
 
   async #askAbout(batch: readonly number[]): Promise<boolean> {
@@ -157,7 +174,7 @@ export class L2Keeper {
     const gone = pick(L2.deleting, false);
     const task = this.#core.state.nextTask;
     if (stored.length + failed.length > 0) {
-      const reason = failed.length > 0 ? "not there after a restart" : "";
+      const reason = failed.length > 0 ? "not there when asked" : "";
       this.#core.record({ type: "l2.store.completed", adapter: number, task, stored, failed, reason });
     }
     if (kept.length > 0) this.#core.record({ type: "l2.delete.refused", adapter: number, keys: kept });

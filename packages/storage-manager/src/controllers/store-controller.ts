@@ -1,6 +1,7 @@
 import {
   type Bitmap,
   type CacheError,
+  type CacheErrorCode,
   hasCode,
   messageOf,
   type ObjectKey,
@@ -18,6 +19,8 @@ import { StoreQueue, type StoreItem } from "./store-queue.ts";
 /** Pause before the first retry of a store; doubles up to the last. */
 const RETRY_FIRST_MS = 500;
 const RETRY_LAST_MS = 15_000;
+/** Failures after which nothing of the object is in the store. All others leave a doubt. */
+const NOTHING_THERE = ["BREAKER_OPEN", "LIMIT_REACHED", "ADAPTER_CLOSED", "BACKEND_FULL"] as const;
 /** Failures that no retry mends. */
 const HOPELESS = ["AMBIGUOUS_NAME", "INVALID_KEY", "UNSUPPORTED", "INVALID_ARGUMENT"] as const;
 /** Texts in events are cut here. */
@@ -42,6 +45,8 @@ export class StoreController {
   givenUp = 0;
   /** Called after each batch: the adapter may be full or nearly so. */
   onSettled: (storedBytes: number) => void = () => {};
+  /** Called with keys of which nobody knows whether the adapter has them; a settling event follows. */
+  onDoubt: (keys: readonly number[]) => void = () => {};
 
   constructor(core: Core, adapter: AttachedAdapter, buffers: ObjectBuffers, room: Room) {
     this.#core = core;
@@ -163,13 +168,13 @@ export class StoreController {
     this.#core.record({ type: "l2.store.submitted", adapter: number, task, layout: first.layout, keys });
     const names = keys.map((key) => this.#objectKey(key));
     if (!this.#core.commit()) {
-      this.#settle(task, batch, null, new Map(), "the journal cannot be written");
+      this.#settle(task, batch, null, new Map(), "the journal cannot be written", true);
       unpin(batch);
       return;
     }
     const ranges = batch.map(({ offset, length }) => ({ offset, length }));
     const buffers = await this.#buffers.borrow(ranges, true).catch((error: unknown) => {
-      this.#settle(task, batch, null, new Map(), messageOf(error));
+      this.#settle(task, batch, null, new Map(), messageOf(error), true);
       unpin(batch);
       return null;
     });
@@ -247,34 +252,49 @@ export class StoreController {
     bits: Bitmap | null,
     failures: ReadonlyMap<number, CacheError>,
     reason: string,
+    untried = false,
   ): void {
-    const stored = batch.flatMap(({ key }, i) => (bits?.has(i) === true ? [key] : []));
-    const failed = batch.flatMap(({ key }, i) => (bits?.has(i) === true ? [] : [key]));
-    const hopeless = batch.flatMap(({ key }, i) =>
-      bits?.has(i) !== true && isHopeless(failures.get(i)) ? [key] : [],
-    );
-    const text =
-      failed.length > 0 ? (reason || "the adapter did not store it").slice(0, REASON_CHARS_MAX) : "";
+    const stored: number[] = [];
+    const failed: number[] = [];
+    const hopeless: number[] = [];
+    const doubtful: number[] = [];
+    for (const [i, { key }] of batch.entries()) {
+      const error = failures.get(i);
+      if (bits?.has(i) === true) stored.push(key);
+      else if (hasOneOf(error, HOPELESS)) hopeless.push(key);
+      else if (untried || hasOneOf(error, NOTHING_THERE)) failed.push(key);
+      else doubtful.push(key);
+    }
+    const text = (reason || "the adapter did not store it").slice(0, REASON_CHARS_MAX);
     this.#core.record({
       type: "l2.store.completed",
       adapter: this.#adapter.number,
       task,
       stored,
-      failed,
-      reason: text,
+      failed: [...failed, ...hopeless],
+      reason: failed.length + hopeless.length > 0 ? text : "",
     });
     const bytes = stored.length * (batch[0]?.length ?? 0);
     this.storedObjects += stored.length;
     this.storedBytes += bytes;
     this.#queue.succeeded(stored);
-    if (failed.length === 0) this.#pauseMs = 0;
+    if (failed.length + doubtful.length === 0) this.#pauseMs = 0;
     if (hopeless.length > 0) this.#giveUp(hopeless, text);
-    const again = failed.filter((key) => !hopeless.includes(key));
-    if (again.length > 0) this.#failed(again, text, stored.length > 0);
+    if (failed.length > 0) this.#failed(failed, text, stored.length > 0);
+    if (doubtful.length > 0) this.#leaveInDoubt(doubtful);
     if (stored.length > 0) this.#leaveL1(stored);
     this.#core.commit();
     this.#core.signalRoom();
     this.onSettled(bytes);
+  }
+
+  /** The keys wait until somebody has asked the adapter for them. */
+  #leaveInDoubt(keys: readonly number[]): void {
+    this.failedObjects += keys.length;
+    this.#queue.failed(keys);
+    this.#queue.block(keys);
+    if (!this.#paused) this.#pause();
+    this.onDoubt(keys);
   }
 
   /** Tries again later: the keys alone where others of the batch went well, else nothing goes for a while. */
@@ -338,8 +358,8 @@ export class StoreController {
   }
 }
 
-function isHopeless(error: CacheError | undefined): boolean {
-  return error !== undefined && HOPELESS.some((code) => hasCode(error, code));
+function hasOneOf(error: CacheError | undefined, codes: readonly CacheErrorCode[]): boolean {
+  return error !== undefined && codes.some((code) => hasCode(error, code));
 }
 
 function firstMessage(failures: ReadonlyMap<number, CacheError>): string {

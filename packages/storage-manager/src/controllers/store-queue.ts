@@ -139,6 +139,11 @@ export class StoreQueue {
     this.#head = 0;
   }
 
+  /** These keys wait until what is under way for them has ended. */
+  block(keys: readonly number[]): void {
+    for (const key of keys) this.#blocked.add(key);
+  }
+
   /** What was under way for these keys has ended; true if something waited behind it. */
   unblock(keys: readonly number[]): boolean {
     let some = false;

@@ -17,8 +17,8 @@ export class EventRing {
   readonly #seq: Float64Array;
   readonly #tag: Float64Array;
   readonly #stored: Uint8Array;
-  readonly #segment: Float64Array;
-  readonly #offset: Float64Array;
+  readonly #segment: Uint32Array;
+  readonly #offset: Uint32Array;
   readonly #hash: Uint8Array;
   /** Entries ever appended. */
   total = 0;
@@ -32,8 +32,8 @@ export class EventRing {
     this.#seq = new Float64Array(capacity);
     this.#tag = new Float64Array(capacity);
     this.#stored = new Uint8Array(capacity);
-    this.#segment = new Float64Array(capacity);
-    this.#offset = new Float64Array(capacity);
+    this.#segment = new Uint32Array(capacity);
+    this.#offset = new Uint32Array(capacity);
     this.#hash = new Uint8Array(capacity * HASH_BYTES);
   }
 
@@ -60,10 +60,6 @@ export class EventRing {
 
   seqAt(entry: number): number {
     return this.#seq[entry % this.capacity] as number;
-  }
-
-  tagAt(entry: number): number {
-    return this.#tag[entry % this.capacity] as number;
   }
 
   /** The entry, as long as it is not overwritten. */

@@ -4,6 +4,7 @@ import type { Core } from "../core.ts";
 import type { KeyGroup } from "../state/key-table.ts";
 import { ChunkIndex } from "./chunk-index.ts";
 import { EventRing } from "./event-ring.ts";
+import { modelTag } from "./model-tag.ts";
 import { type AnnouncedChunk, ResidentScan } from "./resident-scan.ts";
 import { Subscription } from "./subscription.ts";
 import type { KvEventStream, KvEventSubscription } from "./types.ts";
@@ -15,11 +16,6 @@ const EVENTS_MAX = 1_024;
 /** Keys taken into the index in one turn. */
 const BUILD_SLICE = 4_096;
 const HASH_BYTES = 32;
-
-/** A number for a model, below 2^48: what the log keeps in place of its name. */
-export function modelTag(modelName: string): number {
-  return createHash("sha256").update(modelName).digest().readUIntBE(0, 6);
-}
 
 /**
  * KV events: which chunks came into L1 and left it, for subscribers that route requests. A chunk is announced while
@@ -129,7 +125,8 @@ export class KvEvents {
     while (this.#indexed < state.keys.numbers.bound && !this.#stopped) {
       const until = Math.min(state.keys.numbers.bound, this.#indexed + BUILD_SLICE);
       for (let key = this.#indexed; key < until; key++) {
-        if (state.keys.resident.get(key) !== 0 && state.keys.tokenSegment.get(key) !== 0) this.#index.add(key);
+        if (state.keys.resident.get(key) !== 0 && state.keys.tokenSegment.get(key) !== 0)
+          this.#index.add(key);
       }
       this.#indexed = until;
       if (this.#indexed < state.keys.numbers.bound) await new Promise((resolve) => setImmediate(resolve));
@@ -146,7 +143,10 @@ export class KvEvents {
   subscribe(subscription: KvEventSubscription): KvEventStream {
     const { instanceId, maxEvents } = subscription;
     if (!this.enabled || this.#stopped) {
-      throw new CacheError("UNSUPPORTED", "KV events are off: start the engine with --kv-event-log-size above 0");
+      throw new CacheError(
+        "UNSUPPORTED",
+        "KV events are off: start the engine with --kv-event-log-size above 0",
+      );
     }
     if (!Number.isInteger(maxEvents) || maxEvents < 1 || maxEvents > EVENTS_MAX) {
       throw new CacheError("INVALID_ARGUMENT", `max_events ${maxEvents} is not in 1..${EVENTS_MAX}`);

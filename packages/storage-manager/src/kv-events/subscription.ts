@@ -1,5 +1,6 @@
 import type { EventRing } from "./event-ring.ts";
-import { type KvEvents, modelTag } from "./kv-events.ts";
+import type { KvEvents } from "./kv-events.ts";
+import { modelTag } from "./model-tag.ts";
 import type { AnnouncedChunk, ResidentScan } from "./resident-scan.ts";
 import type { KvEventBatch, KvEventRecord, KvEventStream, KvEventSubscription } from "./types.ts";
 
@@ -18,6 +19,8 @@ const NO_TOKENS = new Uint8Array(0);
 interface Draft {
   readonly events: KvEventRecord[];
   tokenBytes: number;
+  /** Hashes of the last record, while it is a removed one. */
+  removing: Uint8Array[] | null;
 }
 
 /**
@@ -71,7 +74,7 @@ export class Subscription implements KvEventStream {
     if (!this.#started) await this.#start();
     while (!this.#closed) {
       if (this.#fellOut()) {
-        this.#lost = true;
+        this.#lost = this.#told || this.#cursor !== 0;
         await this.#beginScan();
         continue;
       }
@@ -139,6 +142,7 @@ export class Subscription implements KvEventStream {
   }
 
   #addStored(draft: Draft, seq: number, chunk: AnnouncedChunk): void {
+    draft.removing = null;
     draft.tokenBytes += chunk.tokens.length;
     draft.events.push({
       seq,
@@ -152,7 +156,7 @@ export class Subscription implements KvEventStream {
 
   /** Resident chunks; null if the log was overrun meanwhile. */
   async #walk(): Promise<Draft | null> {
-    const draft: Draft = { events: [], tokenBytes: 0 };
+    const draft: Draft = { events: [], tokenBytes: 0, removing: null };
     let until = performance.now() + SLICE_MS;
     while (!this.#isFull(draft)) {
       if (this.#scan === null || this.#fellOut()) return null;
@@ -173,7 +177,7 @@ export class Subscription implements KvEventStream {
 
   /** Entries of the log; null if it was overrun meanwhile. */
   async #follow(): Promise<Draft | null> {
-    const draft: Draft = { events: [], tokenBytes: 0 };
+    const draft: Draft = { events: [], tokenBytes: 0, removing: null };
     const until = performance.now() + SLICE_MS;
     while (this.#entry < this.#events.committed) {
       const end = Math.min(this.#events.committed, this.#entry + ENTRIES_A_LOOK);
@@ -194,12 +198,10 @@ export class Subscription implements KvEventStream {
   /** False if the batch is full. */
   #take(draft: Draft, seq: number, stored: boolean): boolean {
     const last = draft.events.at(-1);
-    if (!stored && last?.kind === "removed" && last.blockHashes.length < REMOVED_HASHES_MAX) {
-      draft.events[draft.events.length - 1] = {
-        ...last,
-        seq,
-        blockHashes: [...last.blockHashes, this.#ring.hashAt(this.#entry)],
-      };
+    const { removing } = draft;
+    if (!stored && last !== undefined && removing !== null && removing.length < REMOVED_HASHES_MAX) {
+      removing.push(this.#ring.hashAt(this.#entry));
+      draft.events[draft.events.length - 1] = { ...last, seq };
       return true;
     }
     if (this.#isFull(draft)) return false;
@@ -208,11 +210,12 @@ export class Subscription implements KvEventStream {
       if (chunk !== null) this.#addStored(draft, seq, chunk);
       return true;
     }
+    draft.removing = [this.#ring.hashAt(this.#entry)];
     draft.events.push({
       seq,
       kind: "removed",
       modelName: this.#modelName,
-      blockHashes: [this.#ring.hashAt(this.#entry)],
+      blockHashes: draft.removing,
       parentBlockHash: null,
       tokenIds: NO_TOKENS,
     });

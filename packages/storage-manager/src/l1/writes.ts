@@ -223,7 +223,8 @@ export class Writes {
       instance: client.instance,
       adapter: 0,
       requestId: request.requestId,
-      match: matchText("write", client.instance, request),
+      // An inline store is nobody's to commit but its own.
+      match: writer === WRITER.inline ? `inline:${transfer}` : matchText("write", client.instance, request),
       layout: client.layout,
       complete: staged.length === chunks.length,
       temporary: false,

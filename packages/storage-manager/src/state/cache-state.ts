@@ -21,6 +21,10 @@ export interface StateListener {
   tokenRecordDead(segment: number, offset: number): void;
   /** An object waits for its store to these adapters (bit mask). */
   storeAwaited(key: number, adapters: number): void;
+  /** A resident object that had no token record has one now. */
+  tokensBound?(key: number): void;
+  /** An object with a token record is not resident any more; the key's hash and group still stand. */
+  tokensUnbound?(key: number): void;
 }
 
 /** L1 figures, kept by the fold. Bytes are rounded up to the pool's alignment. */
@@ -69,6 +73,8 @@ export class CacheState {
   pool: PoolRecord | null = null;
   cleanStop = false;
   nextTask = 1;
+  /** Raised when an object gets its token record, and when one with a record leaves L1: the seq of KV events. */
+  chunkSeq = 0;
   listener: StateListener | null = null;
 
   /** The layout of a number. */
@@ -272,7 +278,20 @@ export class CacheState {
     const segment = this.keys.tokenSegment.get(key);
     if (segment === 0) return;
     this.keys.tokenSegment.set(key, 0);
+    this.chunkSeq++;
     this.listener?.tokenRecordDead(segment - 1, this.keys.tokenOffset.get(key));
+    this.listener?.tokensUnbound?.(key);
+  }
+
+  /** Where the token record of a resident object lies, from now on. */
+  setTokenRecord(key: number, segment: number, offset: number): void {
+    const before = this.keys.tokenSegment.get(key);
+    if (before !== 0) this.listener?.tokenRecordDead(before - 1, this.keys.tokenOffset.get(key));
+    this.keys.tokenSegment.set(key, segment + 1);
+    this.keys.tokenOffset.set(key, offset);
+    if (before !== 0) return;
+    this.chunkSeq++;
+    this.listener?.tokensBound?.(key);
   }
 
   /** Gives a staged or detached slot back. */

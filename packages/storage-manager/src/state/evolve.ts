@@ -67,6 +67,11 @@ function clearAwaiting(state: CacheState, ledger: Ledger, key: number, layout?: 
   state.settleSlot(slot);
 }
 
+/** A start for each pool, so that a cursor of another pool's time lies outside of this one's: below 2^52. */
+function firstChunkSeq(poolId: string): number {
+  return Number.parseInt(poolId.slice(0, 13), 16) || 1;
+}
+
 function takeLocks(state: CacheState, session: Session, slots: readonly number[]): void {
   session.slots = Uint32Array.from(slots);
   session.generations = new Uint32Array(slots.length);
@@ -103,6 +108,7 @@ const HANDLERS: Handlers = {
       sizeBytes: event.sizeBytes,
       alignBytes: event.alignBytes,
     };
+    state.chunkSeq = firstChunkSeq(event.poolId);
   },
   "layout.defined": (state, event) => {
     const layout = {
@@ -312,9 +318,7 @@ const HANDLERS: Handlers = {
     for (let i = 0; i < keys.length; i++) {
       const key = keys[i] as number;
       if (state.keys.resident.get(key) === 0) continue;
-      state.dropTokenRecord(key);
-      state.keys.tokenSegment.set(key, (segments[i] as number) + 1);
-      state.keys.tokenOffset.set(key, offsets[i] as number);
+      state.setTokenRecord(key, segments[i] as number, offsets[i] as number);
     }
   },
   "l2.store.submitted": (state, { adapter, task, layout, keys }) => {

@@ -25,6 +25,8 @@ interface Header {
   readonly version: number;
   readonly cleanStop: boolean;
   readonly nextTask: number;
+  /** Absent in snapshots of older versions. */
+  readonly chunkSeq?: number;
   readonly pool: PoolRecord | null;
   readonly layouts: readonly (Layout | null)[];
   readonly groups: readonly (readonly [number, KeyGroup])[];
@@ -62,6 +64,7 @@ function headerOf(state: CacheState): Header {
     version: SNAPSHOT_VERSION,
     cleanStop: state.cleanStop,
     nextTask: state.nextTask,
+    chunkSeq: state.chunkSeq,
     pool: state.pool,
     layouts: Array.from(state.layouts, (layout) => layout ?? null),
     groups: state.keys.dumpGroups(),
@@ -156,6 +159,7 @@ function decode(bytes: Buffer): CacheState {
   const state = new CacheState();
   state.cleanStop = header.cleanStop;
   state.nextTask = header.nextTask;
+  state.chunkSeq = header.chunkSeq ?? 0;
   state.pool = header.pool;
   header.layouts.forEach((layout, number) => {
     if (layout === null) return;

@@ -199,7 +199,7 @@ describe("stores to L2 that a restart interrupted", () => {
     const empty = mockAdapter();
     const again = await killed(engine, { adapters: { l2: empty } });
     await again.settle();
-    expect(again.eventsOf("l2.store.completed")[0]?.reason).toBe("not there after a restart");
+    expect(again.eventsOf("l2.store.completed")[0]?.reason).toBe("not there when asked");
     expect(empty.status()["object_count"]).toBe(3);
     expect(again.state.ledger(0)).toMatchObject({ storedCount: 3, inDoubt: 0 });
   });
