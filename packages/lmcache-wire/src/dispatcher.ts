@@ -2,6 +2,7 @@ import { type AdapterLog, CacheError, isCacheError, messageOf } from "@cache/con
 import { callHandler, type Outcome, refusalOutcome, textOutcome } from "./call-handler.ts";
 import type { WireCounters } from "./counters.ts";
 import type { LmcacheHandlers } from "./handlers.ts";
+import type { KvEventStreams } from "./kv-event-streams.ts";
 import { MsgpackReader } from "./msgpack-reader.ts";
 import {
   type Operation,
@@ -11,7 +12,14 @@ import {
   type ServedName,
 } from "./operations.ts";
 import { encodeRefusedTransfer } from "./replies.ts";
-import { type Call, checkPayload, decodeCall, type DecodeContext, type WireChunkRange } from "./requests.ts";
+import {
+  type Call,
+  checkPayload,
+  decodeCall,
+  type DecodeContext,
+  decodeSubscription,
+  type WireChunkRange,
+} from "./requests.ts";
 import { quoted, violation } from "./violations.ts";
 
 /** Most frames of one message: identity, uid, operation and seven arguments; more only to be refused. */
@@ -38,6 +46,7 @@ export interface DispatcherOptions {
   readonly handlers: LmcacheHandlers;
   readonly context: DecodeContext;
   readonly counters: WireCounters;
+  readonly streams: KvEventStreams;
   readonly log: AdapterLog;
   /** Bytes of decoded requests that wait for their answer. */
   readonly inFlightBytesMax: number;
@@ -85,9 +94,11 @@ export class Dispatcher {
       counters.malformed += 1;
       return;
     }
-    // An operation frame of no length is stream control (ack, cancel): for streams that we do not have, ignored.
+    this.#options.streams.heard(identity);
+    // An operation frame of no length is stream control (ack, cancel); for streams that are not, ignored.
     if (opFrame.length === 0) {
       counters.requests.add("stream_control");
+      this.#options.streams.control(identity, uid, payload[0]);
       return;
     }
     const address = { identity, uid, opFrame };
@@ -97,8 +108,28 @@ export class Dispatcher {
       this.#refuse(address, undefined, textOutcome(unknownText(opFrame)), "unknown_operation");
     } else if (operation.kind === "served") {
       this.#serve(address, operation.name as ServedName, operation, payload);
+    } else if (operation.kind === "streamed") {
+      this.#stream(address, operation, payload);
     } else {
       this.#notServed(address, operation);
+    }
+  }
+
+  /** Begins a stream: its batches leave on their own, each when what it tells is recorded. */
+  #stream(address: ReplyAddress, operation: Operation, payload: readonly Buffer[]): void {
+    const { handlers, streams } = this.#options;
+    const { name } = operation;
+    if (handlers.subscribeKvEvents === undefined || !handlers.getExperimental().includes("kv_event_stream")) {
+      this.#notServed(address, operation);
+      return;
+    }
+    try {
+      checkPayload(operation, payload);
+      const subscription = decodeSubscription(payload);
+      handlers.noteSignOfLife(subscription.instanceId);
+      streams.start(address, subscription, (wanted) => handlers.subscribeKvEvents?.(wanted) ?? NO_STREAM);
+    } catch (error) {
+      this.#refuse(address, undefined, textOutcome(`${name}: ${this.#textOf(error, name)}`), reasonOf(error));
     }
   }
 
@@ -196,6 +227,8 @@ export class Dispatcher {
     return "failed inside the server; see its log";
   }
 }
+
+const NO_STREAM = { next: async () => null, close: () => undefined };
 
 function rangeOf(call: Call): WireChunkRange | undefined {
   return "range" in call ? call.range : undefined;

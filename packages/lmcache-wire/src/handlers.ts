@@ -79,10 +79,50 @@ export interface Answer<T> {
 /** A value, an answer, or one later. */
 export type Answered<T> = T | Answer<T> | Promise<T | Answer<T>>;
 
+/** `subscribe_kv_events`, checked. */
+export interface KvEventSubscription {
+  readonly instanceId: bigint;
+  readonly modelName: string;
+  /** The last seq that the subscriber saw; 0 for nothing. */
+  readonly cursor: number;
+  /** Records of one batch, 1 to 1,024. */
+  readonly maxEvents: number;
+}
+
+/** One change of the cache. */
+export interface KvEventRecord {
+  readonly seq: number;
+  readonly kind: "stored" | "removed";
+  readonly modelName: string;
+  /** 32 bytes each. */
+  readonly blockHashes: readonly Uint8Array[];
+  readonly parentBlockHash: Uint8Array | null;
+  /** Big-endian uint32 each. */
+  readonly tokenIds: Uint8Array;
+}
+
+/** LMCache's `KVEventBatch`. */
+export interface KvEventBatch {
+  /** False ends the stream. */
+  readonly enabled: boolean;
+  readonly incarnation: bigint;
+  readonly nextCursor: number;
+  readonly lost: boolean;
+  readonly events: readonly KvEventRecord[];
+}
+
+/** Where the batches of a stream come from. */
+export interface KvEventStream {
+  /** Asked once for each credit. Null: the stream is over. What it tells must be recorded already. */
+  next(): Promise<KvEventBatch | null>;
+  /** Settles a pending `next` with null. Idempotent. */
+  close(): void;
+}
+
 /** Thrown by a handler to refuse a call: its text reaches the client where the operation has no value for "no". */
 export interface LmcacheHandlers {
   getChunkSize(): number;
-  /** Names of experiments that the server offers; `[]` for now. */
+  /** Names of experiments that the server offers; `kv_event_stream` only with `subscribeKvEvents`. */
   getExperimental(): readonly string[];
   ping(instanceId: bigint | null): Answered<boolean>;
   registerEngineDriven(
@@ -107,6 +147,8 @@ export interface LmcacheHandlers {
   commitRetrieve(range: ChunkRange, instanceId: bigint): Answered<boolean>;
   clear(force: boolean): Answered<void>;
   reportBlockAllocation(instanceId: bigint): Answered<void>;
+  /** Absent: refused. */
+  subscribeKvEvents?(subscription: KvEventSubscription): KvEventStream;
   /** Any message that names this instance: a sign of life. */
   noteSignOfLife(instanceId: bigint): void;
   /**

@@ -10,7 +10,9 @@ export type OperationKind =
   /** Refused with its value for no: an event handle and false. */
   | "refused-transfer"
   /** Nothing to undo: answered with none. */
-  | "ignored";
+  | "ignored"
+  /** Answered with a stream of batches, if it is offered. */
+  | "streamed";
 
 /** One operation of the protocol. */
 export interface Operation {
@@ -61,7 +63,7 @@ const NOT_SERVED = {
   p2p_unlock_objects: [31, -1],
   cb_protocol_handshake: [33, -1],
   cb_reorder_plan: [undefined, -1],
-  subscribe_kv_events: [undefined, -1],
+  subscribe_kv_events: [undefined, 4],
   server_module_call: [undefined, -1],
 } as const;
 
@@ -72,6 +74,7 @@ export type OperationName = ServedName | keyof typeof NOT_SERVED;
 
 function kindOf(name: keyof typeof NOT_SERVED): OperationKind {
   if (name === "store" || name === "retrieve") return "refused-transfer";
+  if (name === "subscribe_kv_events") return "streamed";
   return name === "unregister_kv_cache" ? "ignored" : "refused";
 }
 

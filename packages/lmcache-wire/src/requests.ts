@@ -1,6 +1,6 @@
 import { CacheError } from "@cache/contracts";
 import { dtypeItemBytes, elementsOf } from "./dtypes.ts";
-import type { ChunkRange, EngineDrivenRegistration, InlineObject } from "./handlers.ts";
+import type { ChunkRange, EngineDrivenRegistration, InlineObject, KvEventSubscription } from "./handlers.ts";
 import type { HashSessions } from "./hash-sessions.ts";
 import {
   type CacheServerKey,
@@ -334,6 +334,22 @@ export function decodeCall(op: ServedName, payload: readonly Buffer[], context: 
       checkBlockAllocation(payload);
       return { op, instanceId: instanceIdOf(first) };
   }
+}
+
+/** Records of one batch that a subscriber may ask for. */
+const KV_EVENTS_MAX = 1024;
+
+/** Decodes the payload of `subscribe_kv_events`, which passed {@link checkPayload}. */
+export function decodeSubscription(payload: readonly Buffer[]): KvEventSubscription {
+  const [instance = EMPTY, model = EMPTY, cursor = EMPTY, maxEvents = EMPTY] = payload;
+  const seen = whole(cursor, "cursor", (reader) => reader.uint64("cursor"));
+  return {
+    instanceId: instanceIdOf(instance),
+    modelName: whole(model, "model_name", (reader) => reader.str("model_name", MODEL_NAME_BYTES_MAX)),
+    // No seq of ours is as high: such a cursor is another server's.
+    cursor: Number(seen > BigInt(Number.MAX_SAFE_INTEGER) ? Number.MAX_SAFE_INTEGER : seen),
+    maxEvents: whole(maxEvents, "max_events", (reader) => reader.intIn("max_events", 1, KV_EVENTS_MAX)),
+  };
 }
 
 const EMPTY = Buffer.alloc(0);

@@ -7,6 +7,7 @@ import { WireCounters } from "./counters.ts";
 import { Dispatcher } from "./dispatcher.ts";
 import type { LmcacheHandlers } from "./handlers.ts";
 import { HashSessions } from "./hash-sessions.ts";
+import { KvEventStreams } from "./kv-event-streams.ts";
 import { TOKENS_MAX_DEFAULT, TokenBuffer } from "./key-reader.ts";
 import { Outgoing } from "./outgoing.ts";
 import { TokenHasher } from "./token-hasher.ts";
@@ -36,6 +37,8 @@ export interface RpcLimits {
   readonly waitingRepliesMax?: number | undefined;
   /** Bytes of them. Default 256 MiB. */
   readonly waitingReplyBytesMax?: number | undefined;
+  /** Streams of KV events at a time; for one more the one whose client was silent the longest ends. Default 64. */
+  readonly streamsMax?: number | undefined;
 }
 
 /** Options of `startRpcServer`. */
@@ -70,6 +73,10 @@ export interface RpcServerStatus {
   readonly callsInFlight: number;
   readonly bytesInFlight: number;
   readonly repliesWaiting: number;
+  /** Streams of KV events: running, batches sent, ended for want of room or because a batch could not be sent. */
+  readonly streams: number;
+  readonly streamBatches: number;
+  readonly streamsDropped: number;
   readonly maxMessageSize: number;
   readonly connections: Readonly<ConnectionCounts>;
 }
@@ -105,6 +112,7 @@ class Server implements RpcServer {
   readonly #sessions: HashSessions;
   readonly #dispatcher: Dispatcher;
   readonly #outgoing: Outgoing;
+  readonly #streams: KvEventStreams;
   readonly #committer: TurnCommitter;
   #closing: Promise<void> | undefined;
   #flushIsDue = false;
@@ -128,21 +136,27 @@ class Server implements RpcServer {
     this.#connections = connections;
     this.#sessions = sessions;
     const tokensMax = limits.tokensMax ?? TOKENS_MAX_DEFAULT;
-    this.#dispatcher = new Dispatcher({
-      handlers,
-      counters,
-      log,
-      context: { chunkSize, tokens: new TokenBuffer(), sessions, tokensMax },
-      inFlightBytesMax: limits.inFlightBytesMax ?? 256 * 2 ** 20,
-      inFlightCallsMax: limits.inFlightCallsMax ?? 4096,
-      onLateReply: () => this.#scheduleTurn(),
-    });
     const outgoingLimits = {
       waitingMax: limits.waitingRepliesMax ?? 4096,
       waitingBytesMax: limits.waitingReplyBytesMax ?? 256 * 2 ** 20,
       timeoutMs: limits.sendTimeoutMs ?? 5000,
     };
     this.#outgoing = new Outgoing({ send: (frames) => socket.send(frames) }, outgoingLimits, log);
+    this.#streams = new KvEventStreams({
+      outgoing: this.#outgoing,
+      log,
+      streamsMax: limits.streamsMax ?? 64,
+    });
+    this.#dispatcher = new Dispatcher({
+      handlers,
+      counters,
+      streams: this.#streams,
+      log,
+      context: { chunkSize, tokens: new TokenBuffer(), sessions, tokensMax },
+      inFlightBytesMax: limits.inFlightBytesMax ?? 256 * 2 ** 20,
+      inFlightCallsMax: limits.inFlightCallsMax ?? 4096,
+      onLateReply: () => this.#scheduleTurn(),
+    });
     const onTakenBack = (): void => this.#scheduleTurn();
     this.#committer = new TurnCommitter({ handlers, outgoing: this.#outgoing, counters, log, onTakenBack });
     void this.#receive();
@@ -210,6 +224,9 @@ class Server implements RpcServer {
       callsInFlight: calls,
       bytesInFlight: bytes,
       repliesWaiting: this.#outgoing.waiting,
+      streams: this.#streams.size,
+      streamBatches: this.#streams.batches,
+      streamsDropped: this.#streams.dropped,
       maxMessageSize: this.#maxMessageSize,
       connections: { ...this.#connections },
     };
@@ -227,6 +244,7 @@ class Server implements RpcServer {
     } catch (error) {
       this.#options.log.warn("the address could not be given back", { error: messageOf(error) });
     }
+    this.#streams.close();
     const isBusy = (): boolean =>
       this.#dispatcher.inFlight.calls > 0 ||
       this.#dispatcher.hasReady ||

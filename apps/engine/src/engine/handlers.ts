@@ -11,7 +11,8 @@ import type { PreparedRetrieve, PreparedStoreAnswer, StorageManager } from "@cac
 export function engineHandlers(manager: StorageManager, chunkSize: number): LmcacheHandlers {
   return {
     getChunkSize: () => chunkSize,
-    getExperimental: () => [],
+    getExperimental: () => (manager.kvEvents.enabled ? ["kv_event_stream"] : []),
+    subscribeKvEvents: (subscription) => manager.kvEvents.subscribe(subscription),
     ping: (instance) => manager.clients.ping(instance),
     registerEngineDriven: (registration) =>
       manager.register({

@@ -23,6 +23,7 @@ export function managerOptions(config: EngineConfig): Partial<StorageManagerOpti
     reapUnpingedMs: rpc.workerRegistrationGraceMs,
     sessionTtlMs: rpc.sessionTtlMs,
     sessionsMax: rpc.sessionsMax,
+    kvEventLogSize: rpc.kvEventLogSize,
     storeAttemptsMax: l2.storeRetries + 1,
     chunkTokens: config.chunkSize,
   };
