@@ -198,6 +198,16 @@ describe("equal transfers", () => {
     expect(await engine.fetch(2n, one.lookup())).toBe(2);
   });
 
+  it("are ended oldest first: what a commit makes visible is what was prepared first", async () => {
+    const request = one.range();
+    const first = await engine.prepareStore(1n, request);
+    const second = engine.stage(1n, request);
+    engine.copyIn(1n, request, first);
+    for (const slot of second) engine.bytesAt(slot).fill(0xee);
+    expect(engine.commitStore(1n, request)).toBe(true);
+    expect(await engine.fetch(2n, one.lookup({ requestId: "reader" }))).toBe(2);
+  });
+
   it("of another instance, request or rank are not ended by a commit", () => {
     engine.stage(1n, one.range());
     expect(engine.commitStore(2n, one.range())).toBe(false);

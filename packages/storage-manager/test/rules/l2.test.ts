@@ -75,6 +75,20 @@ describe("an object that was stored", () => {
     checkInvariants(engine);
   });
 
+  it("reaches L2 with its own bytes, also when it is dropped and its room wanted while it is read", async () => {
+    const release = l2.control.hang("store", { ignoreAbort: true });
+    const engine = await engineWith({ l2 }, { storeWaitMs: 0 }, 4);
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    expect(await engine.store(1n, prompt("others", 4).range())).toBe(false);
+    expect(engine.usedBytes).toBe(4 * 4_096);
+    release();
+    await engine.settle();
+    await engine.manager.clear(true);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
+  });
+
   it("is tried again after failures", async () => {
     l2.control.failNext("store", 2);
     const engine = await engineWith({ l2 });

@@ -1,0 +1,208 @@
+import type { L2Adapter } from "@cache/contracts";
+import type { MockAdapter } from "@cache/l2-mock";
+import { beforeEach, describe, expect, it } from "vitest";
+import { mockAdapter, startEngine, temporaryDisk } from "../support/engine.ts";
+import { checkInvariants } from "../support/invariants.ts";
+import { BFLOAT16, contentOf, FLOAT16, prompt } from "../support/prompts.ts";
+
+const SECOND = 1_000;
+const chat = prompt("chat", 3);
+
+let l2: MockAdapter;
+beforeEach(() => {
+  l2 = mockAdapter();
+});
+
+describe("a store to L2 under way", () => {
+  it("of an object that another layout replaces meanwhile: the new one is stored after it", async () => {
+    const engine = await startEngine({ adapters: { l2 } });
+    engine.register(1n);
+    const release = l2.control.hang("store", { ignoreAbort: true });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    engine.register(1n, FLOAT16);
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    release();
+    await engine.settle();
+    await engine.pass(2 * SECOND);
+    expect(engine.state.slots.orderEnds.count).toBe(3);
+    await engine.manager.clear(true);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
+    checkInvariants(engine);
+  });
+
+  it("of an object that L2's capacity eviction is deleting: it is there, or evictable, in the end", async () => {
+    const engine = await startEngine({ adapters: { l2 }, options: { reconcileMs: 3_600_000_000 } });
+    engine.register(1n);
+    await engine.store(1n, chat.range({ salt: "tenant" }));
+    await engine.settle();
+    const release = l2.control.hang("delete", { ignoreAbort: true });
+    await engine.manager.clear(true);
+    engine.turn((manager) => manager.setQuota("tenant", 0));
+    await engine.settle();
+    engine.turn((manager) => manager.removeQuota("tenant"));
+    expect(engine.state.ledger(0).inDoubt).toBe(3);
+    await engine.store(1n, chat.range({ salt: "tenant" }));
+    await engine.settle();
+    release();
+    await engine.settle();
+    await engine.pass(2 * SECOND);
+    expect(engine.state.slots.orderEnds.count).toBe(3);
+    expect(engine.state.ledger(0)).toMatchObject({ storedCount: l2.status()["object_count"], inDoubt: 0 });
+    checkInvariants(engine);
+  });
+
+  it("that ended without an answer hides no other layout: bytes of the old one are never served", async () => {
+    const engine = await startEngine({
+      adapters: { l2 },
+      options: { storeAttemptsMax: 1, storeGiveUpMs: 0 },
+    });
+    engine.register(1n);
+    // The bytes arrive, the answer does not.
+    const { store } = l2;
+    l2.store = async (...call) => {
+      await store.apply(l2, call);
+      throw new Error("connection reset");
+    };
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    l2.store = store;
+    await engine.manager.clear(true);
+    engine.register(1n, FLOAT16);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(0);
+  });
+});
+
+describe("what a helper process may still be loading into", () => {
+  it("is held back after a restart, and free by proof", async () => {
+    const disk = temporaryDisk();
+    const helper = (mock: MockAdapter): L2Adapter => {
+      Object.defineProperty(mock, "capabilities", {
+        value: { ...mock.capabilities, writesOnlyFromEngineProcess: false },
+      });
+      return mock;
+    };
+    const engine = await startEngine({ disk, adapters: { l2: helper(l2) } });
+    engine.register(1n);
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    engine.manager.commit();
+    l2.control.hang("load", { ignoreAbort: true });
+    await engine.lookup(chat.lookup());
+    await engine.crash();
+    const again = await startEngine({ disk, adapters: { l2: helper(mockAdapter()) } });
+    expect(again.usedBytes).toBe(3 * 4_096);
+    again.mappers = { kind: "none" };
+    await again.pass(11 * SECOND);
+    await again.pass(11 * SECOND);
+    expect(again.usedBytes).toBe(0);
+  });
+});
+
+describe("an inline store whose bytes are still being written", () => {
+  it("is not made visible by a commit of the same range without data", async () => {
+    const engine = await startEngine();
+    engine.register(1n);
+    const chunks = [0, 1, 2].map((chunk) => ({
+      bytes: contentOf(chat.range(), chunk, BFLOAT16),
+      shape: BFLOAT16.shape,
+      dtype: BFLOAT16.dtype,
+    }));
+    let go = (): void => {};
+    const write = engine.pool.write.bind(engine.pool);
+    engine.pool.write = async (offset, from) => {
+      await new Promise<void>((resolve) => {
+        go = resolve;
+      });
+      await write(offset, from);
+    };
+    const stored = engine.turn((manager) => manager.commitStore(chat.range(), 1n, chunks));
+    expect(engine.commitStore(1n, chat.range())).toBe(false);
+    expect(engine.state.l1.residentCount).toBe(0);
+    for (let i = 0; i < 3; i++) {
+      go();
+      await engine.settle();
+    }
+    expect(await stored).toBe(true);
+    expect(engine.state.l1.residentCount).toBe(3);
+  });
+});
+
+describe("giving a read back late", () => {
+  it("does not end another hand-out that has its number now", async () => {
+    const engine = await startEngine();
+    engine.register(1n);
+    engine.register(2n);
+    await engine.store(1n, chat.range());
+    await engine.lookup(chat.lookup({ readers: 2 }));
+    const first = engine.prepareRetrieve(1n, chat.range());
+    if (first.kind !== "slots") throw new Error("a miss");
+    engine.commitRetrieve(1n, chat.range());
+    const second = engine.prepareRetrieve(2n, chat.range());
+    expect(second.kind).toBe("slots");
+    engine.turn(() => first.takeBack());
+    expect(engine.state.transfers.size).toBe(1);
+  });
+
+  it("does not end it by releasing an inline reply, either", async () => {
+    const engine = await startEngine();
+    engine.register(1n);
+    engine.register(2n);
+    await engine.store(1n, chat.range());
+    await engine.lookup(chat.lookup({ readers: 2 }));
+    engine.manager.clients.liveness(1n).inline = true;
+    const first = await engine.turn((manager) => manager.prepareRetrieve(chat.range(), 1n));
+    if (first.kind !== "inline") throw new Error(first.kind);
+    engine.unregister(1n);
+    expect(engine.prepareRetrieve(2n, chat.range()).kind).toBe("slots");
+    engine.turn(() => first.release());
+    expect(engine.state.transfers.size).toBe(1);
+  });
+});
+
+describe("a lookup that is repeated while the journal cannot be written", () => {
+  it("is answered 0, not 'still loading' for ever", async () => {
+    const engine = await startEngine({ adapters: { l2 } });
+    engine.register(1n);
+    l2.control.hang("lookup");
+    expect(await engine.lookup(chat.lookup())).toBeNull();
+    engine.journal.broken = true;
+    engine.freeLocks(chat.lookup());
+    await engine.lookup(chat.lookup());
+    engine.journal.broken = false;
+    engine.manager.commit();
+    await engine.pass(40 * SECOND);
+    expect(engine.query("request")).toBe(0);
+  });
+});
+
+describe("a full journal buffer while degraded", () => {
+  it("changes neither state nor journal", async () => {
+    const engine = await startEngine();
+    engine.register(1n);
+    await engine.store(1n, chat.range());
+    await engine.lookup(chat.lookup());
+    engine.journal.append = () => {
+      throw new Error("LIMIT_REACHED");
+    };
+    expect(() => engine.freeLocks(chat.lookup())).toThrow("LIMIT_REACHED");
+    expect(engine.state.l1.lockedCount).toBe(3);
+  });
+});
+
+describe("a stop in order", () => {
+  it("records nothing after it", async () => {
+    const engine = await startEngine({ slots: 4, options: { evictionWatermark: 2 } });
+    engine.register(1n);
+    await engine.store(1n, prompt("full", 4).range());
+    await engine.lookup(prompt("full", 4).lookup());
+    Object.assign(engine.manager.core.options, { evictionWatermark: 0.5 });
+    engine.freeLocks(prompt("full", 4).lookup());
+    await engine.manager.stop();
+    const { position } = engine.journal;
+    await engine.settle();
+    expect(engine.journal.position).toBe(position);
+  });
+});
