@@ -277,12 +277,21 @@ test("ids of repeated types are counted and leave out those that are taken", asy
   ]);
 });
 
+test("data that would go with the engine's stop is refused, not silently kept", async () => {
+  await expect(
+    loadConfig({
+      flags: { l2_adapter: ['{"type":"fs","base_path":"/tmp/x","persist_enabled":false}'] },
+      environment: {},
+    }),
+  ).rejects.toMatchObject({ code: "INVALID_CONFIG", message: expect.stringContaining("persist_enabled") });
+});
+
 test("common keys are taken out of the adapter's own", async () => {
   const adapter = {
     type: "fs",
     base_path: "/d",
     shared: true,
-    persist_enabled: false,
+    persist_enabled: true,
     affinity_tag: "_default",
     eviction: { eviction_policy: "LRU", trigger_watermark: 0.5 },
     extra: null,
@@ -295,7 +304,7 @@ test("common keys are taken out of the adapter's own", async () => {
       own: { base_path: "/d", extra: null },
       common: {
         shared: true,
-        persistEnabled: false,
+        persistEnabled: true,
         affinityTag: "_default",
         eviction: { policy: "LRU", triggerWatermark: 0.5, ratio: 0.2 },
       },

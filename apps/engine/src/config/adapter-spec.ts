@@ -41,7 +41,10 @@ export const commonKeys = z.object({
   id: z.string().optional().describe("name of this adapter: its type, or its type, a dot and a word"),
   eviction: evictionKeys.nullish().describe("when objects leave the adapter; absent: never"),
   shared: flag.default(false).describe("other engines write to the same data"),
-  persist_enabled: flag.default(true).describe("keep the data when the engine stops"),
+  persist_enabled: flag
+    .default(true)
+    .refine((keep) => keep, "what an adapter holds is kept when the engine stops; leave the key out")
+    .describe("what an adapter holds is kept when the engine stops: true"),
   affinity_tag: z
     .string()
     .refine((tag) => tag === "_default", "there is one L1 here, with the tag '_default'; leave the key out")
