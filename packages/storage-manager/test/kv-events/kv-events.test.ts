@@ -1,0 +1,257 @@
+import { expect, it } from "vitest";
+import { mockAdapter, startEngine, temporaryDisk, type TestEngine } from "../support/engine.ts";
+import { checkInvariants } from "../support/invariants.ts";
+import { FLOAT16, MODEL, prompt, Prompt } from "../support/prompts.ts";
+import { residentChunks, Subscriber, withTokens } from "./subscriber.ts";
+
+const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
+const hashOf = (text: Prompt, chunk: number): string =>
+  hex(text.hashes.subarray(chunk * 32, chunk * 32 + 32));
+
+async function started(kvEventLogSize = 64, slots = 64, disk?: string): Promise<TestEngine> {
+  const engine = await startEngine({
+    slots,
+    options: { kvEventLogSize },
+    ...(disk === undefined ? {} : { disk }),
+  });
+  engine.register(1n);
+  return engine;
+}
+
+function told(subscriber: Subscriber): string[] {
+  return subscriber.batches.flatMap(({ events }) =>
+    events.map(
+      ({ kind, blockHashes }) => `${kind} ${blockHashes.map((hash) => hex(hash).slice(0, 6)).join()}`,
+    ),
+  );
+}
+
+it("tells stores and removals in order, with hash, parent and token ids", async () => {
+  const engine = await started();
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine, 1_024);
+  expect(await subscriber.take()).toBe(true);
+  expect(subscriber.batches[0]).toMatchObject({ enabled: true, lost: false, events: [] });
+  expect(subscriber.batches[0]?.incarnation).toBeGreaterThan(2n ** 53n);
+  const text = prompt("a", 3);
+  await engine.store(1n, withTokens(text));
+  await subscriber.drain();
+  await engine.manager.clear(false);
+  engine.manager.commit();
+  await subscriber.drain();
+  const short = [0, 1, 2].map((chunk) => hashOf(text, chunk).slice(0, 6));
+  expect(told(subscriber).slice(0, 3)).toEqual(short.map((hash) => `stored ${hash}`));
+  expect(told(subscriber).slice(3)).toHaveLength(1);
+  expect(told(subscriber)[3]).toMatch(/^removed (\w{6},){2}\w{6}$/);
+  expect(subscriber.announced.size).toBe(0);
+});
+
+it("is silent until the events are in the journal", async () => {
+  const engine = await started();
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine);
+  await subscriber.drain();
+  const request = withTokens(prompt("a", 1));
+  const answer = await engine.prepareStore(1n, request);
+  engine.copyIn(1n, request, answer);
+  engine.journal.broken = true;
+  expect(engine.commitStore(1n, request)).toBe(true);
+  await subscriber.drain();
+  expect(told(subscriber)).toEqual([]);
+  engine.journal.broken = false;
+  engine.manager.commit();
+  await subscriber.drain();
+  expect(told(subscriber)).toHaveLength(1);
+});
+
+it("tells a chunk once for all ranks and tenants, and its removal with the last object that tells it", async () => {
+  const engine = await started();
+  engine.register(2n, undefined, 2);
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine);
+  await subscriber.drain();
+  const text = prompt("a", 1);
+  await engine.store(1n, withTokens(text));
+  await engine.store(1n, withTokens(text, { salt: "tenant" }));
+  for (const rank of [1, 0]) await engine.store(2n, withTokens(text, { rank, worldSize: 2 }));
+  await subscriber.drain();
+  expect(told(subscriber)).toHaveLength(1);
+  const slots = [...engine.state.slots.order.fromOldest(engine.state.slots.orderEnds)];
+  expect(slots).toHaveLength(4);
+  for (const [i, slot] of slots.entries()) {
+    engine.turn((manager) => manager.room.evictSlots([slot], 4_096, "test"));
+    await subscriber.drain();
+    expect(told(subscriber)).toHaveLength(i === 3 ? 2 : 1);
+  }
+});
+
+it("tells another layout's object of the same chunk as removed and stored", async () => {
+  const engine = await started();
+  engine.register(2n, FLOAT16);
+  const subscriber = new Subscriber();
+  const text = prompt("a", 1);
+  await engine.store(1n, withTokens(text));
+  subscriber.subscribe(engine);
+  await subscriber.drain();
+  engine.register(2n, FLOAT16);
+  await engine.store(2n, withTokens(text));
+  await subscriber.drain();
+  expect(told(subscriber).map((line) => line.split(" ")[0])).toEqual(["stored", "removed", "stored"]);
+  expect([...subscriber.announced]).toEqual(residentChunks(engine));
+});
+
+it("begins with everything resident, parents first, and keeps the old cursor until the last of it", async () => {
+  const engine = await started(4);
+  const warm = new Subscriber();
+  warm.subscribe(engine, 4, 7n);
+  await warm.drain();
+  // Tails before heads: a later range is stored first.
+  const text = prompt("a", 6);
+  for (const chunk of [5, 3, 4, 1, 0, 2])
+    await engine.store(1n, withTokens(text, { first: chunk, end: chunk + 1 }));
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine, 2);
+  for (let i = 0; i < 3; i++) {
+    expect(subscriber.cursor).toBe(0);
+    expect(await subscriber.take()).toBe(true);
+  }
+  await subscriber.drain();
+  expect(subscriber.cursor).toBe(engine.state.chunkSeq);
+  const order = subscriber.batches.flatMap(({ events }) =>
+    events.flatMap(({ blockHashes }) => blockHashes.map(hex)),
+  );
+  expect(order).toEqual([0, 1, 2, 3, 4, 5].map((chunk) => hashOf(text, chunk)));
+  expect(new Set(subscriber.batches.flatMap(({ events }) => events.map(({ seq }) => seq)))).toEqual(
+    new Set([engine.state.chunkSeq]),
+  );
+  // A cut begins it anew.
+  const again = new Subscriber();
+  again.subscribe(engine, 2);
+  await again.take();
+  again.subscribe(engine, 2);
+  await again.drain();
+  expect([...again.announced].sort()).toEqual(residentChunks(engine));
+});
+
+it("says lost to a subscriber that fell out of the log, then tells everything resident", async () => {
+  const engine = await started(4);
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine, 2);
+  await subscriber.drain();
+  for (const name of "abcdefgh") await engine.store(1n, withTokens(prompt(name, 3)));
+  await subscriber.drain();
+  await subscriber.drain();
+  expect(subscriber.losses).toBe(1);
+  expect([...subscriber.announced].sort()).toEqual(residentChunks(engine));
+  expect(subscriber.announced.size).toBe(24);
+  expect(engine.manager.kvEvents.status()).toMatchObject({ log_depth: 4, log_capacity: 4, lost_markers: 1 });
+});
+
+it("goes on at the cursor where the log reaches back to it", async () => {
+  const engine = await started();
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine);
+  await subscriber.drain();
+  subscriber.cut();
+  await engine.store(1n, withTokens(prompt("a", 3)));
+  subscriber.subscribe(engine);
+  await subscriber.drain();
+  expect(subscriber.losses).toBe(0);
+  expect(subscriber.announced.size).toBe(3);
+});
+
+it("goes on after a kill: same incarnation, seqs rise, nothing is missing", async () => {
+  const disk = temporaryDisk();
+  const engine = await started(64, 64, disk);
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine);
+  await engine.store(1n, withTokens(prompt("a", 3)));
+  await subscriber.drain();
+  const { cursor } = subscriber;
+  subscriber.cut();
+  await engine.store(1n, withTokens(prompt("b", 2)));
+  await engine.crash();
+  const again = await startEngine({ disk });
+  subscriber.subscribe(again);
+  await subscriber.drain();
+  expect(subscriber.losses).toBe(1);
+  expect(subscriber.cursor).toBe(cursor + 2);
+  expect([...subscriber.announced].sort()).toEqual(residentChunks(again));
+  expect(subscriber.announced.size).toBe(5);
+  expect(new Set(subscriber.batches.map(({ incarnation }) => incarnation)).size).toBe(1);
+  // Who saw everything before the kill misses nothing and is told nothing twice.
+  subscriber.cut();
+  await again.crash();
+  const third = await startEngine({ disk });
+  subscriber.subscribe(third);
+  await subscriber.drain();
+  expect(subscriber.losses).toBe(1);
+  await third.crash();
+  // Another pool: another incarnation, and its seqs are none of the old one's.
+  const other = await startEngine({ disk, slots: 32 });
+  subscriber.subscribe(other);
+  await subscriber.drain();
+  expect(subscriber.announced.size).toBe(0);
+  expect(new Set(subscriber.batches.map(({ incarnation }) => incarnation)).size).toBe(2);
+});
+
+it("tells what was loaded from L2 with the tokens of the lookup that asked for it", async () => {
+  const engine = await startEngine({
+    adapters: { mock: mockAdapter() },
+    options: { prefetchPolicy: "retain" },
+  });
+  engine.register(1n);
+  const text = prompt("a", 3);
+  await engine.store(1n, withTokens(text));
+  await engine.settle();
+  await engine.manager.clear(true);
+  engine.manager.commit();
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine);
+  await subscriber.drain();
+  expect(subscriber.announced.size).toBe(0);
+  expect(await engine.lookup({ ...withTokens(text), workerId: null })).toBe(3);
+  await subscriber.drain();
+  expect(subscriber.announced.size).toBe(3);
+  checkInvariants(engine);
+});
+
+it("has one stream an instance, and a bounded number of them", async () => {
+  const engine = await started();
+  const { kvEvents } = engine.manager;
+  const subscription = { instanceId: 1n, modelName: MODEL, cursor: 0, maxEvents: 1 };
+  const first = kvEvents.subscribe(subscription);
+  const pending = first.next().then(() => first.next());
+  kvEvents.subscribe(subscription);
+  expect(await pending).toBeNull();
+  for (let instance = 0; instance < 100; instance++)
+    kvEvents.subscribe({ ...subscription, instanceId: BigInt(instance) });
+  expect(kvEvents.status()["subscribers"]).toBe(64);
+  for (const maxEvents of [0, 1_025, 1.5]) {
+    expect(() => kvEvents.subscribe({ ...subscription, maxEvents })).toThrow("max_events");
+  }
+});
+
+it("is off with a log size of 0: no token records, no streams", async () => {
+  const engine = await started(0);
+  await engine.store(1n, withTokens(prompt("a", 3)));
+  expect(engine.eventsOf("l1.tokens.recorded")).toEqual([]);
+  expect(engine.manager.kvEvents.enabled).toBe(false);
+  expect(() =>
+    engine.manager.kvEvents.subscribe({ instanceId: 1n, modelName: MODEL, cursor: 0, maxEvents: 1 }),
+  ).toThrow("--kv-event-log-size");
+});
+
+it("filters by the model as registered, apart from what a cache identity adds", async () => {
+  const engine = await startEngine({ options: { cacheIdentity: "revision 2" } });
+  engine.register(1n);
+  engine.register(2n, undefined, 1, "other");
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine);
+  await subscriber.drain();
+  await engine.store(1n, withTokens(prompt("a", 2)));
+  await engine.store(2n, withTokens(prompt("b", 2), { model: "other" }));
+  await subscriber.drain();
+  const names = subscriber.batches.flatMap(({ events }) => events.map(({ modelName }) => modelName));
+  expect(names).toEqual([MODEL, MODEL]);
+});
