@@ -72,14 +72,20 @@ export function* rangesInUse(state: CacheState): Generator<L1Range> {
 }
 
 /**
- * Ends what died with the old process: loads and inline stores of its own. What a helper process may still write
+ * Ends what died with the old process: loads, inline stores and inline reads of its own. What a helper process may still write
  * into is held back.
  *
  * @param writesOnlyFromEngine whether the adapter of this number promises that.
  */
 export function endDeadTransfers(core: Core, writesOnlyFromEngine: (adapter: number) => boolean): void {
   for (const transfer of [...core.state.transfers.values()]) {
-    if (transfer.kind === "read" || transfer.writer === WRITER.client || transfer.held) continue;
+    if (transfer.kind === "read") {
+      if (!transfer.inline) continue;
+      const reason = "its reply died with the engine";
+      core.record({ type: "l1.read.finished", transfer: transfer.number, committed: false, reason });
+      continue;
+    }
+    if (transfer.writer === WRITER.client || transfer.held) continue;
     const hold = transfer.writer === WRITER.load && !writesOnlyFromEngine(transfer.adapter - 1);
     core.record({
       type: "l1.write.abandoned",

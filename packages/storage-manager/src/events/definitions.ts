@@ -194,6 +194,8 @@ export const EVENT_DEFINITIONS = {
       fromChunk: "uint",
       toChunk: "uint",
       rank: "uint",
+      /** The engine itself reads, for a reply that carries the bytes: over when the engine is. */
+      inline: "flag",
       slots: "uints",
     },
     meaning: "A client was told the offsets of these slots for reading.",

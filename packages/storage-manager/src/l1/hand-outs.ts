@@ -33,6 +33,7 @@ export class HandOuts {
   readonly #times = new Map<number, Times>();
   /** Hand-outs of each instance that has some. */
   readonly #byInstance = new Map<bigint, Set<number>>();
+  readonly #fromBefore = new WeakSet<Transfer>();
   #nextScanMs = 0;
   #scanning = false;
   #lastScan: MapperScan | null = null;
@@ -59,9 +60,24 @@ export class HandOuts {
     this.#timesOf(this.#core.state.transfer(number));
   }
 
-  /** After a restart: the times of all hand-outs begin anew. */
+  /** After a restart: the times of all hand-outs begin anew, and nobody knows which replies were lost. */
   takeUp(): void {
-    for (const transfer of this.#ofClients()) this.#timesOf(transfer);
+    for (const transfer of this.#ofClients()) {
+      this.#timesOf(transfer);
+      if (transfer.kind === "write") this.#fromBefore.add(transfer);
+    }
+  }
+
+  /**
+   * A client asks again for slots that an earlier engine may have told it, or may have died over. Nobody can say
+   * which slots its commit would mean: the old ones are held back and no commit of them counts. True if there were.
+   */
+  repeatsOneFromBefore(match: string): boolean {
+    const { state } = this.#core;
+    const open = (state.openTransfers.get(match) ?? []).map((number) => state.transfer(number));
+    const before = open.filter((transfer) => this.#fromBefore.has(transfer));
+    for (const transfer of before) this.#hold(transfer, "asked for again after a restart");
+    return before.length > 0;
   }
 
   #forget(number: number, instance: bigint): void {
@@ -130,6 +146,7 @@ export class HandOuts {
   /** Rule (e): a living client that has moved on, and then some. */
   #givenUp(transfer: Transfer, times: Times): boolean {
     const ttl = this.#core.options.writeTtlMs;
+    if (this.#clients.silentForMs(transfer.instance) >= ttl) return false;
     if (times.laterCommitMs === null || this.#clients.get(transfer.instance) === undefined) return false;
     const now = this.#core.now();
     return now - times.sinceMs >= ttl && now - Math.max(times.laterCommitMs, times.sinceMs + ttl) >= ttl;

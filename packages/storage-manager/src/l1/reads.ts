@@ -53,8 +53,8 @@ export class Reads {
       return { kind: "miss" };
     }
     const layout = state.layout(client.layout);
-    const transfer = this.#open(request, instance, located);
-    if (this.#clients.usesPool(instance)) {
+    const transfer = this.#open(request, instance, located, !this.#clients.usesPool(instance));
+    if (!transfer.inline) {
       return {
         kind: "slots",
         slots: located.slots.map((slot) => ({
@@ -154,7 +154,7 @@ export class Reads {
     return keys.group.get(key) === group && keys.hash.equals(key, hashes, chunk * 32);
   }
 
-  #open(request: ChunkRequest, instance: bigint, located: Located): Transfer {
+  #open(request: ChunkRequest, instance: bigint, located: Located, inline: boolean): Transfer {
     const transfer = this.#core.state.transferNumbers.peek();
     this.#core.record({
       type: "l1.read.handed_out",
@@ -166,6 +166,7 @@ export class Reads {
       fromChunk: request.firstChunk,
       toChunk: request.endChunk,
       rank: located.rank,
+      inline,
       slots: located.slots,
     });
     this.#handOuts.opened(transfer);

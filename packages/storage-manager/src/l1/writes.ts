@@ -81,6 +81,7 @@ export class Writes {
     if (client === undefined || !this.#core.healthy || request.workerId === null) return EMPTY_CONTEXT;
     if (!this.#matchesClient(request, client)) return EMPTY_CONTEXT;
     if (!this.#clients.usesPool(instance)) return EMPTY_CONTEXT;
+    if (this.#handOuts.repeatsOneFromBefore(matchText("write", instance, request))) return EMPTY_CONTEXT;
     // Who came first is served first.
     const answer =
       this.#waiters.length > 0 ? this.#stageNothing(request, client) : this.#stage(request, client, false);

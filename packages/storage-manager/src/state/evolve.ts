@@ -183,6 +183,7 @@ const HANDLERS: Handlers = {
       fromChunk: 0,
       toChunk: 0,
       rank: 0,
+      inline: false,
       held: false,
     });
   },
@@ -290,6 +291,7 @@ const HANDLERS: Handlers = {
       fromChunk: event.fromChunk,
       toChunk: event.toChunk,
       rank: event.rank,
+      inline: event.inline,
       held: false,
     });
   },

@@ -62,6 +62,8 @@ export interface Transfer {
   readonly fromChunk: number;
   readonly toChunk: number;
   readonly rank: number;
+  /** Reads: the engine itself copies the bytes into its reply. */
+  readonly inline: boolean;
   /** No commit can come any more; the bytes wait until nobody can touch them. */
   held: boolean;
 }

@@ -206,3 +206,39 @@ describe("a stop in order", () => {
     expect(engine.journal.position).toBe(position);
   });
 });
+
+describe("a prepare whose reply died with the engine", () => {
+  it("and that is repeated: no commit makes the slots visible that nobody wrote", async () => {
+    const disk = temporaryDisk();
+    const engine = await startEngine({ disk });
+    engine.register(1n);
+    for (const slot of engine.stage(1n, chat.range())) engine.bytesAt(slot).fill(0xaa);
+    await engine.crash();
+    const again = await startEngine({ disk });
+    const answer = await again.prepareStore(1n, chat.range());
+    again.copyIn(1n, chat.range(), answer);
+    again.commitStore(1n, chat.range());
+    expect(await again.fetch(1n, chat.lookup())).toBe(0);
+    expect(await again.store(1n, chat.range())).toBe(true);
+    expect(await again.fetch(1n, chat.lookup())).toBe(3);
+    checkInvariants(again);
+  });
+});
+
+describe("an inline read that a kill cut off", () => {
+  it("pins nothing after the restart", async () => {
+    const disk = temporaryDisk();
+    const engine = await startEngine({ disk });
+    engine.register(1n);
+    await engine.store(1n, chat.range());
+    await engine.lookup(chat.lookup());
+    engine.manager.clients.liveness(1n).inline = true;
+    const read = await engine.turn((manager) => manager.prepareRetrieve(chat.range(), 1n));
+    expect(read.kind).toBe("inline");
+    expect(engine.state.transfers.size).toBe(1);
+    await engine.crash();
+    const again = await startEngine({ disk });
+    expect(again.state.transfers.size).toBe(0);
+    checkInvariants(again);
+  });
+});
