@@ -239,12 +239,8 @@ class Server implements RpcServer {
 
   async #close(deadlineMs: number): Promise<void> {
     const until = performance.now() + deadlineMs;
-    try {
-      await this.#socket.unbind(this.address);
-    } catch (error) {
-      this.#options.log.warn("the address could not be given back", { error: messageOf(error) });
-    }
     this.#streams.close();
+    // Not unbound first: libzmq would drop the connections with it, and what waits could not be answered.
     const isBusy = (): boolean =>
       this.#dispatcher.inFlight.calls > 0 ||
       this.#dispatcher.hasReady ||

@@ -1,4 +1,5 @@
 import { expect, it } from "vitest";
+import { decodeState, encodeState } from "../../src/state/snapshot.ts";
 import { mockAdapter, startEngine, temporaryDisk, type TestEngine } from "../support/engine.ts";
 import { checkInvariants } from "../support/invariants.ts";
 import { FLOAT16, MODEL, prompt, Prompt } from "../support/prompts.ts";
@@ -79,7 +80,7 @@ it("tells a chunk once for all ranks and tenants, and its removal with the last 
   const slots = [...engine.state.slots.order.fromOldest(engine.state.slots.orderEnds)];
   expect(slots).toHaveLength(4);
   for (const [i, slot] of slots.entries()) {
-    engine.turn((manager) => manager.room.evictSlots([slot], 4_096, "test"));
+    engine.turn((manager) => manager.room.evictSlots([slot], 4_096, "clear"));
     await subscriber.drain();
     expect(told(subscriber)).toHaveLength(i === 3 ? 2 : 1);
   }
@@ -254,4 +255,57 @@ it("filters by the model as registered, apart from what a cache identity adds", 
   await subscriber.drain();
   const names = subscriber.batches.flatMap(({ events }) => events.map(({ modelName }) => modelName));
   expect(names).toEqual([MODEL, MODEL]);
+});
+
+it("tells a chunk whose key changes behind the walk over what is resident", async () => {
+  const engine = await started();
+  const [first, second, moved] = [prompt("first", 1), prompt("second", 1), prompt("moved", 1)] as const;
+  for (const text of [first, second, moved]) await engine.store(1n, withTokens(text));
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine, 1);
+  await subscriber.take();
+  expect([...subscriber.announced]).toEqual([hashOf(first, 0)]);
+  const [slotOfFirst, , slotOfMoved] = [...engine.state.slots.order.fromOldest(engine.state.slots.orderEnds)];
+  engine.turn((manager) => manager.room.evictSlots([slotOfFirst as number], 4_096, "clear"));
+  // The walk has passed the number that this key takes.
+  await engine.store(1n, withTokens(moved, { salt: "tenant" }));
+  engine.turn((manager) => manager.room.evictSlots([slotOfMoved as number], 4_096, "clear"));
+  await subscriber.drain();
+  expect([...subscriber.announced].sort()).toEqual([hashOf(second, 0), hashOf(moved, 0)].sort());
+});
+
+it("keeps its seq in snapshots", async () => {
+  const engine = await started();
+  await engine.store(1n, withTokens(prompt("a", 3)));
+  expect(decodeState(encodeState(engine.state)).chunkSeq).toBe(engine.state.chunkSeq);
+  expect(engine.state.chunkSeq).toBeGreaterThan(0);
+});
+
+it("goes on with a token record that was moved, and passes over one that is gone", async () => {
+  const engine = await started();
+  const subscriber = new Subscriber();
+  subscriber.subscribe(engine);
+  await subscriber.drain();
+  await engine.store(1n, withTokens(prompt("kept", 1)));
+  await engine.store(1n, withTokens(prompt("gone", 1)));
+  const { side } = engine.manager.core.journal;
+  const { tokenSegment, tokenOffset } = engine.state.keys;
+  const [read, removed] = [side.read.bind(side), [tokenOffset.get(0), tokenOffset.get(1)]];
+  const moved = side.append(read({ segment: tokenSegment.get(0) - 1, offset: tokenOffset.get(0) }));
+  side.read = (ref) => {
+    if (removed.includes(ref.offset)) throw new Error("the segment was removed");
+    return read(ref);
+  };
+  engine.turn(({ core }) =>
+    core.record({
+      type: "l1.tokens.recorded",
+      keys: [0],
+      segments: [moved.segment],
+      offsets: [moved.offset],
+    }),
+  );
+  await subscriber.drain();
+  expect(told(subscriber)).toHaveLength(1);
+  expect(subscriber.announced).toEqual(new Set([hashOf(prompt("kept", 1), 0)]));
+  expect(engine.manager.kvEvents.status()["unbound_stores"]).toBe(1);
 });

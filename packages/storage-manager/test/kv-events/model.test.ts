@@ -124,7 +124,7 @@ class Run {
     const { slots } = this.engine.state;
     const victims = [...slots.order.fromOldest(slots.orderEnds)].slice(0, count);
     if (victims.length > 0)
-      this.engine.turn((manager) => manager.room.evictSlots(victims, victims.length * 4_096, "test"));
+      this.engine.turn((manager) => manager.room.evictSlots(victims, victims.length * 4_096, "clear"));
   }
 
   async catchUp(): Promise<void> {

@@ -63,11 +63,13 @@ export class Subscriber {
   async take(): Promise<boolean> {
     const before = this.batches.length;
     const stream = this.#stream as KvEventStream;
-    this.#pending ??= stream.next().then((batch) => {
-      if (this.#stream !== stream) return;
-      this.#pending = null;
-      if (batch !== null) this.#apply(batch);
-    });
+    if (this.#pending === null) {
+      this.#pending = stream.next().then((batch) => {
+        if (this.#stream !== stream) return;
+        this.#pending = null;
+        if (batch !== null) this.#apply(batch);
+      });
+    }
     for (let i = 0; i < 12 && this.batches.length === before; i++) await immediate();
     return this.batches.length > before;
   }
