@@ -213,6 +213,7 @@ function batchEvents(): Partial<Record<EventType, CacheEvent>> {
       ...text,
       ...range,
       rank: 7,
+      inline: false,
       slots: lookup,
     },
     "l1.read.finished": { type: "l1.read.finished", transfer: 12_345, committed: true, reason: "commit" },
