@@ -1,0 +1,63 @@
+#!/usr/bin/env node
+/**
+ * RPC latency of the engine next to `lmcache server`: see rpc.py, which does the work.
+ *
+ *   node bench/rpc.mjs [--peers DIR] [--reps 5] [--profile DIR]
+ *
+ * Also prints the longest pause of the engine's event loop. --profile writes a CPU profile of the engine and prints
+ * where its time went; profiling slows it down, so take figures without it. Build first.
+ */
+import { spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { parseArgs } from "node:util";
+import { machineFacts, peerEnvironment, ROOT, say } from "./lib/common.mjs";
+import { hottest } from "./lib/profile.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    peers: { type: "string", default: process.env.CACHE_PEERS_DIR ?? join(ROOT, ".peers") },
+    reps: { type: "string", default: "5" },
+    "cycle-seconds": { type: "string", default: "3" },
+    profile: { type: "string" },
+  },
+});
+const pauses = mkdtempSync(join(tmpdir(), "cache-bench-pauses-"));
+const nodeOptions = [`--import=${pathToFileURL(join(ROOT, "bench", "lib", "loop-monitor.mjs")).href}`];
+if (options.profile !== undefined) {
+  mkdirSync(options.profile, { recursive: true });
+  nodeOptions.push("--cpu-prof", `--cpu-prof-dir=${resolve(options.profile)}`);
+}
+say(machineFacts());
+try {
+  const done = spawnSync(
+    join(resolve(options.peers), "bin", "python"),
+    [
+      join(ROOT, "bench", "rpc.py"),
+      "--reps",
+      options.reps,
+      "--cycle-seconds",
+      options["cycle-seconds"],
+      `--node-options=${nodeOptions.join(" ")}`,
+    ],
+    { stdio: "inherit", env: { ...peerEnvironment(), CACHE_BENCH_PAUSES: pauses } },
+  );
+  for (const name of readdirSync(pauses)) {
+    const { maxMs, p99Ms, meanMs } = JSON.parse(readFileSync(join(pauses, name), "utf8"));
+    say(
+      `event loop of an engine: longest pause ${maxMs.toFixed(1)} ms, p99 ${p99Ms.toFixed(2)} ms, mean ${meanMs.toFixed(2)} ms`,
+    );
+  }
+  if (options.profile !== undefined) {
+    for (const name of readdirSync(options.profile).filter((file) => file.endsWith(".cpuprofile"))) {
+      say(`\n${name}: self time`);
+      for (const { share, where } of hottest(join(options.profile, name)))
+        say(`  ${share.toFixed(1).padStart(5)} %  ${where}`);
+    }
+  }
+  process.exitCode = done.status ?? 1;
+} finally {
+  rmSync(pauses, { recursive: true, force: true });
+}
