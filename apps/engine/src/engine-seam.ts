@@ -1,15 +1,68 @@
-import type { AdapterLog } from "@cache/contracts";
+import type { AdapterLog, KeyListPage, ObjectKey, PageRequest } from "@cache/contracts";
+import type { QuotaFigures, WarmStatus } from "@cache/storage-manager";
 import type { ResolvedAdapter } from "./adapters/resolve-adapters.ts";
 import type { EngineConfig } from "./config/engine-config.ts";
 
-/** What the HTTP server asks of a running engine. */
+export type { QuotaFigures, WarmStatus };
+
+/** One configured adapter as operators see it. */
+export interface AdapterView {
+  readonly id: string;
+  readonly type: string;
+  /** Other engines write to the same data. */
+  readonly shared: boolean;
+  /** It can list what it holds. */
+  readonly lists: boolean;
+}
+
+/** An operator's prefetch. */
+export interface PrefetchRequest {
+  readonly modelName: string;
+  readonly worldSize: number;
+  /** Unsigned, 32 bits each. */
+  readonly tokenIds: readonly number[];
+  readonly cacheSalt: string;
+}
+
+/**
+ * What the HTTP server asks of a running engine. Calls that change something throw `DEGRADED` while the journal
+ * cannot be written.
+ */
 export interface EngineView {
+  readonly version: string;
   /** Cheap: called for every healthcheck. */
   health(): { readonly healthy: boolean; readonly reason?: string };
   /** Plain JSON without secrets; `is_healthy` and the other fields of LMCache's `/status`. */
   status(): Readonly<Record<string, unknown>>;
+  /** The configuration in force under LMCache's names, without secrets. */
+  config(): Readonly<Record<string, unknown>>;
+  /** In the order of the configuration. */
+  adapters(): readonly AdapterView[];
   /** Empties L1. Locked objects stay unless `force`. */
   clear(request: { readonly tier: "l1"; readonly force: boolean }): Promise<void>;
+  /** A page of what the adapter at `index` holds. */
+  listObjects(index: number, page: PageRequest): Promise<KeyListPage>;
+  /** Drops objects from L1; those in use stay, and count as skipped, unless `force`. */
+  deleteFromL1(
+    names: readonly ObjectKey[],
+    force: boolean,
+  ): { readonly deleted: number; readonly skipped: number };
+  /** Deletes objects from the adapter at `index`. Answers how many are not there any more. */
+  deleteFromL2(index: number, names: readonly ObjectKey[]): Promise<number>;
+  /** Starts to bring chunks from L2 into L1. `nothing`: the tokens make no whole chunk. */
+  prefetch(
+    request: PrefetchRequest,
+  ): Promise<"unknown model" | "nothing" | { readonly id: string; readonly chunks: number }>;
+  prefetchStatus(id: string): WarmStatus;
+  quota(cacheSalt: string): QuotaFigures;
+  quotas(): readonly QuotaFigures[];
+  setQuota(cacheSalt: string, limitBytes: number): void;
+  /** False: there was none. */
+  removeQuota(cacheSalt: string): boolean;
+  /** Prometheus text. */
+  metrics(): Promise<string>;
+  /** Counters and histograms of {@link metrics} begin at zero again. */
+  resetMetrics(): Promise<void>;
 }
 
 /** What `serve` gives to the engine beside its configuration. */

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { EngineView } from "../src/engine-seam.ts";
 import { hostAllowed, isLoopbackAddress } from "../src/http/guard.ts";
+import { allRoutes } from "../src/http/routes/more-routes.ts";
 import { type HttpServer, startHttpServer } from "../src/http/server.ts";
 
 const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
@@ -29,14 +30,16 @@ async function start(tokenFile: string | null = null): Promise<void> {
 beforeEach(async () => {
   cleared = [];
   healthy = true;
-  view = {
+  const asked: Pick<EngineView, "health" | "status" | "clear"> = {
     health: () => (healthy ? { healthy } : { healthy, reason: "the journal cannot be written" }),
     status: () => ({ is_healthy: healthy, chunk_size: 256 }),
-    clear: (asked) => {
-      cleared.push(asked);
+    clear: (request) => {
+      cleared.push(request);
       return Promise.resolve();
     },
   };
+  // The routes of this test ask for nothing else.
+  view = asked as EngineView;
   await start();
 });
 afterEach(() => server.close());
@@ -46,13 +49,22 @@ interface Answer {
   readonly body: unknown;
 }
 
-function ask(method: string, path: string, headers: Record<string, string> = {}, body = ""): Promise<Answer> {
+function ask(
+  method: string,
+  path: string,
+  headers: Record<string, string> = {},
+  body = "",
+  as: "json" | "text" = "json",
+): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const outgoing = request(new URL(path, server.address), { method, headers, agent: false }, (response) => {
       let text = "";
       response.on("data", (part: Buffer) => (text += part.toString()));
       response.on("end", () =>
-        resolve({ status: response.statusCode ?? 0, body: text === "" ? "" : JSON.parse(text) }),
+        resolve({
+          status: response.statusCode ?? 0,
+          body: text === "" || as === "text" ? text : JSON.parse(text),
+        }),
       );
     });
     outgoing.on("error", reject);
@@ -170,4 +182,47 @@ test("which hosts and addresses are loopback", () => {
     expect(hostAllowed(host, [])).toBe(false);
   expect(isLoopbackAddress("::ffff:127.0.0.1")).toBe(true);
   expect(isLoopbackAddress("::ffff:10.0.0.1")).toBe(false);
+});
+
+test("a level is set only by one who may change something", async () => {
+  const path = "/loglevel?logger_name=any&level=debug";
+  expect(await ask("GET", "/loglevel", {}, "", "text")).toMatchObject({ status: 200 });
+  expect((await ask("GET", path, { host: "evil.example" })).status).toBe(403);
+  expect(await ask("GET", path, {}, "", "text")).toMatchObject({ status: 200 });
+});
+
+test("values of other programs' environment variables and secrets are not shown", async () => {
+  process.env["CACHE_ENGINE_TEST_PASSWORD"] = "hunter2";
+  process.env["SOMEBODY_ELSES"] = "private";
+  try {
+    const { body } = await ask("GET", "/env", {}, "", "text");
+    expect(JSON.parse(String(body))).toMatchObject({
+      CACHE_ENGINE_TEST_PASSWORD: "***",
+      SOMEBODY_ELSES: "***",
+    });
+  } finally {
+    delete process.env["CACHE_ENGINE_TEST_PASSWORD"];
+    delete process.env["SOMEBODY_ELSES"];
+  }
+});
+
+test("the OpenAPI document describes every route", async () => {
+  const { body } = await ask("GET", "/openapi.json");
+  const { paths } = body as { paths: Record<string, Record<string, { responses: object }>> };
+  const given = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`),
+  );
+  expect(given.toSorted()).toEqual(allRoutes.map(({ method, path }) => `${method} ${path}`).toSorted());
+  expect(paths["/quota/{cache_salt}"]?.["put"]).toMatchObject({
+    parameters: [{ name: "cache_salt", in: "path" }],
+    requestBody: { content: { "application/json": { schema: { required: ["limit_gb"] } } } },
+    security: [{}, { token: [] }],
+  });
+});
+
+test("a large body is taken only where many keys or tokens may come", async () => {
+  const long = JSON.stringify({ keys: [], padding: "x".repeat(100_000) });
+  expect((await ask("PUT", "/quota/a", JSON_TYPE, long)).status).toBe(413);
+  view = { ...view, adapters: () => [] } as unknown as EngineView;
+  expect((await ask("POST", "/cache/prefetches", JSON_TYPE, long)).status).toBe(422);
 });

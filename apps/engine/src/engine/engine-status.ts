@@ -9,9 +9,9 @@ const LISTED_CLIENTS_MAX = 256;
 /** `GET /status`: the fields that `lmcache describe kvcache` reads, and ours. */
 export function engineStatus(
   config: EngineConfig,
-  context: EngineContext,
+  context: Pick<EngineContext, "version">,
   manager: StorageManager,
-  rpc: RpcServer,
+  rpc: Pick<RpcServer, "status">,
 ): Readonly<Record<string, unknown>> {
   const { state } = manager.core;
   const health = manager.health();
@@ -50,6 +50,17 @@ export function engineStatus(
     hash_algorithm: "blake3",
     active_sessions: state.sessions.size,
     active_prefetch_jobs: manager.prefetch.running,
+    active_p2p_lookup_jobs: 0,
+    p2p_enabled: false,
+    p2p_state: "unregistered",
+    p2p_peer_count: 0,
+    p2p_peers: [],
+    worker_liveness: {
+      enabled: config.rpc.workerReapTimeoutMs > 0,
+      reap_timeout_seconds: config.rpc.workerReapTimeoutMs / 1_000,
+      registration_grace_seconds: config.rpc.workerRegistrationGraceMs / 1_000,
+      tracked_instances: state.clients.size,
+    },
     registered_gpu_ids: [],
     registered_non_cuda_instance_ids: clients.map(({ instance }) => String(instance)),
     non_cuda_context_meta: plain,

@@ -13,9 +13,10 @@ import {
 import type { ResolvedAdapter } from "../adapters/resolve-adapters.ts";
 import type { EngineConfig } from "../config/engine-config.ts";
 import type { EngineContext, EngineView, RunEngine, RunningEngine } from "../engine-seam.ts";
+import { CacheCounters } from "../metrics/cache-counters.ts";
 import { engineHandlers } from "./handlers.ts";
 import { gateOptions, managerOptions } from "./manager-options.ts";
-import { engineStatus } from "./engine-status.ts";
+import { engineView } from "./engine-view.ts";
 
 /** Exit status of an engine that found its own state wrong; a supervisor starts it again. */
 const BROKEN_STATE_EXIT = 70;
@@ -76,6 +77,8 @@ async function compose(
       adapterLog: (id) => withId(context.log, id),
     });
     manager.core.onBroken = () => process.exit(BROKEN_STATE_EXIT);
+    // Before any client comes: the counters begin with the engine.
+    const counters = new CacheCounters(manager, config.http.metricsSaltLabel);
     const rpc = await startRpcServer({
       host: config.rpc.host,
       port: config.rpc.port,
@@ -85,7 +88,8 @@ async function compose(
       limits: { sessionsMax: config.rpc.sessionsMax, sessionTtlSeconds: config.rpc.sessionTtlMs / 1_000 },
       log: context.log,
     });
-    return running(config, context, journal, manager, rpc, setAside);
+    const view = engineView({ config, context, manager, rpc, counters });
+    return running(config, view, journal, manager, rpc, setAside);
   } catch (error) {
     await manager?.stop();
     await (pool as L1Pool | null)?.close({ keep: config.state.directory !== null });
@@ -170,23 +174,12 @@ function withId(log: AdapterLog, adapter: string): AdapterLog {
 
 function running(
   config: EngineConfig,
-  context: EngineContext,
+  view: EngineView,
   journal: Journal,
   manager: StorageManager,
   rpc: RpcServer,
   setAside: string | null,
 ): RunningEngine {
-  const view: EngineView = {
-    health: () => {
-      const { healthy, reason } = manager.health();
-      return reason === null ? { healthy } : { healthy, reason };
-    },
-    status: () => engineStatus(config, context, manager, rpc),
-    clear: async ({ force }) => {
-      await manager.clear(force);
-      manager.commit();
-    },
-  };
   const { pool } = manager.core;
   let stopping: Promise<{ poolKept: boolean }> | null = null;
   const stop = async (): Promise<{ poolKept: boolean }> => {

@@ -15,6 +15,8 @@ export interface LoggerOptions {
 
 /** The engine's log. `child` adds fields to each line. */
 export interface EngineLog extends AdapterLog {
+  /** Least level that is written; may be set while it runs. */
+  level: string;
   child(fields: Readonly<Record<string, unknown>>): EngineLog;
 }
 
@@ -29,6 +31,12 @@ export function createLogger(options: LoggerOptions): EngineLog {
 
 function wrap(log: pino.Logger): EngineLog {
   return {
+    get level() {
+      return log.level;
+    },
+    set level(level) {
+      log.level = level;
+    },
     debug: (message, fields = {}) => log.debug(fields, message),
     info: (message, fields = {}) => log.info(fields, message),
     warn: (message, fields = {}) => log.warn(fields, message),

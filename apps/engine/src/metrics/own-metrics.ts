@@ -1,0 +1,223 @@
+import type { RpcServerStatus } from "@cache/lmcache-wire";
+import type { StorageManager } from "@cache/storage-manager";
+import { counter, each, gauge, one } from "./build.ts";
+import type { Metric } from "./exposition.ts";
+import type { Sample } from "./series.ts";
+
+const NAME = "l2_name";
+
+/** What LMCache has no name for: journal, what is held back, refusals, waiters, bounds. */
+export function ownMetrics(manager: StorageManager, rpc: RpcServerStatus, version: string): Metric[] {
+  return [
+    ...processMetrics(manager, version),
+    ...journalMetrics(manager),
+    ...waiterMetrics(manager),
+    ...rpcMetrics(rpc),
+    ...adapterMetrics(manager),
+  ].map((metric) => ({ ...metric, name: `cache_engine_${metric.name}` }));
+}
+
+function processMetrics(manager: StorageManager, version: string): Metric[] {
+  const { state } = manager.core;
+  return [
+    gauge("info", "1; the version is a label.", ["version"], [{ labels: { version }, value: 1 }]),
+    gauge("healthy", "1 if the healthcheck answers 200.", [], one(manager.health().healthy)),
+    gauge("uptime_seconds", "Since the process started.", [], one(process.uptime())),
+    gauge(
+      "resident_memory_bytes",
+      "Resident memory of the process; touched pages of a mapped pool count.",
+      [],
+      one(process.memoryUsage.rss()),
+    ),
+    gauge("clients", "Registered instances.", [], one(state.clients.size)),
+    gauge("sessions", "Requests whose lookup is open.", [], one(state.sessions.size)),
+    gauge("l1_objects", "Objects resident in L1.", [], one(state.l1.residentCount)),
+    gauge("l1_locked_objects", "Objects of these that lookups have locked.", [], one(state.l1.lockedCount)),
+    gauge(
+      "l1_capacity_bytes",
+      "Bytes of L1 that are reserved and usable.",
+      [],
+      one(manager.core.space.capacityBytes),
+    ),
+    gauge("tenants", "Tenants (cache_salt) with objects in L1.", [], one(state.tenants.size)),
+    gauge("quotas", "Tenants with a limit.", [], one(state.quotas.size)),
+  ];
+}
+
+function journalMetrics(manager: StorageManager): Metric[] {
+  const status = manager.core.journal.status();
+  return [
+    gauge("journal_healthy", "1 if the journal can be written.", [], one(status.health.state === "ok")),
+    counter("journal_records_total", "Position of the last record.", [], one(Number(status.position))),
+    gauge("journal_segments", "Segment files.", [], one(status.segments)),
+    gauge("journal_bytes", "Bytes of the segments.", [], one(status.bytes)),
+    gauge("journal_side_bytes", "Bytes of the token records beside it.", [], one(status.sideBytes)),
+    gauge(
+      "journal_bytes_since_snapshot",
+      "Bytes that a restart replays.",
+      [],
+      one(manager.core.journal.bytesSinceSnapshot),
+    ),
+  ];
+}
+
+function waiterMetrics(manager: StorageManager): Metric[] {
+  const { writes, prefetch, clients, core, handOuts } = manager;
+  const held = handOuts.held();
+  const transfers = held.instances.reduce((sum, instance) => sum + instance.transfers, 0);
+  return [
+    gauge(
+      "open_hand_outs",
+      "Ranges of L1 handed out and not given back.",
+      [],
+      one(core.state.transfers.size),
+    ),
+    gauge("held_back_bytes", "Bytes that wait until nobody can touch them.", [], one(held.bytes)),
+    gauge("held_back_hand_outs", "Hand-outs of these bytes.", [], one(transfers)),
+    gauge("store_waiters", "prepare_store calls that wait for room now.", [], one(writes.waiting)),
+    counter("store_waited_total", "prepare_store calls that had to wait.", [], one(writes.waited)),
+    counter("store_refused_total", "Stores that found no room at all.", [], one(writes.refusedForRoom)),
+    counter("store_partial_total", "Stores that found room for a part.", [], one(writes.partial)),
+    gauge("prefetch_waiters", "Lookups that wait for a place to load from L2.", [], one(prefetch.queued)),
+    counter(
+      "prefetch_queue_full_total",
+      "Lookups answered with what L1 had: too many waited.",
+      [],
+      one(prefetch.queueFull),
+    ),
+    counter(
+      "inline_despite_pool_total",
+      "Instances that were offered the pool and sent their data inline.",
+      [],
+      one(clients.inlineDespitePool),
+    ),
+  ];
+}
+
+function rpcMetrics(rpc: RpcServerStatus): Metric[] {
+  return [
+    counter("rpc_requests_total", "RPC requests.", ["operation"], each("operation", rpc.requests)),
+    counter("rpc_refusals_total", "RPC requests refused.", ["reason"], each("reason", rpc.refusals)),
+    counter("rpc_malformed_total", "Messages without a usable uid, dropped.", [], one(rpc.malformed)),
+    counter("rpc_oversized_total", "Messages beyond a bound of ours.", [], one(rpc.oversized)),
+    counter(
+      "rpc_connections_cut_off_total",
+      "Connections closed and opened again at once, as when a message exceeds the bound.",
+      [],
+      one(rpc.connections.cutOff),
+    ),
+    counter(
+      "rpc_handshakes_failed_total",
+      "Peers that spoke another protocol.",
+      [],
+      one(rpc.connections.handshakeFailed),
+    ),
+    gauge(
+      "rpc_connections",
+      "Open connections.",
+      [],
+      one(Math.max(0, rpc.connections.accepted - rpc.connections.closed)),
+    ),
+    counter(
+      "rpc_unsendable_replies_total",
+      "Replies that could not be sent.",
+      [],
+      one(rpc.unsendableReplies),
+    ),
+    counter(
+      "rpc_degraded_replies_total",
+      "Replies with degraded values: the journal could not be written.",
+      [],
+      one(rpc.degradedReplies),
+    ),
+    gauge("rpc_message_bytes_max", "Bound of one message, in bytes.", [], one(rpc.maxMessageSize)),
+    gauge("rpc_calls_in_flight", "Calls that are not answered.", [], one(rpc.callsInFlight)),
+    gauge("rpc_bytes_in_flight", "Bytes of their requests.", [], one(rpc.bytesInFlight)),
+    gauge("rpc_replies_waiting", "Replies that wait to be sent.", [], one(rpc.repliesWaiting)),
+    gauge("rpc_streams", "Open subscriptions to KV events.", [], one(rpc.streams)),
+    counter("rpc_stream_batches_total", "Batches of KV events sent.", [], one(rpc.streamBatches)),
+    counter("rpc_streams_dropped_total", "Subscriptions ended by the engine.", [], one(rpc.streamsDropped)),
+    gauge("rpc_hash_sessions", "Requests whose hash chain is kept.", [], one(rpc.sessions)),
+    counter("rpc_hashed_chunks_total", "Chunks hashed.", [], one(rpc.hashedChunks)),
+    counter("rpc_reused_chunks_total", "Chunks whose hash was known.", [], one(rpc.reusedChunks)),
+  ];
+}
+
+function adapterMetrics(manager: StorageManager): Metric[] {
+  const { adapters, stores, keepers } = manager;
+  const statuses = adapters.map(({ id, gate }) => ({ id, gate: gate.status() }));
+  const per = (value: (index: number) => number): Sample[] =>
+    adapters.map(({ id }, i) => ({ labels: { l2_name: id }, value: value(i) }));
+  const errors = statuses.flatMap(({ id, gate }) =>
+    Object.entries(gate.errors).map(([code, value]) => ({ labels: { l2_name: id, code }, value })),
+  );
+  const otherLength = adapters.map(({ id, adapter }) => {
+    const { length_mismatches: value } = adapter.status();
+    return { labels: { l2_name: id }, value: typeof value === "number" ? value : 0 };
+  });
+  return [
+    gauge(
+      "l2_breaker_open",
+      "1 while the circuit breaker keeps calls back.",
+      [NAME],
+      statuses.map(({ id, gate }) => ({
+        labels: { l2_name: id },
+        value: Number(gate.breaker.state !== "closed"),
+      })),
+    ),
+    counter("l2_errors_total", "Failed calls of an adapter.", [NAME, "code"], errors),
+    gauge(
+      "l2_stuck_operations",
+      "Operations past their deadline that still may touch their buffers.",
+      [NAME],
+      statuses.map(({ id, gate }) => ({ labels: { l2_name: id }, value: gate.stuck.operations })),
+    ),
+    gauge(
+      "l2_objects",
+      "Objects of an adapter by our account.",
+      [NAME],
+      per((i) => objectsOf(manager, i)),
+    ),
+    gauge(
+      "l2_queued_stores",
+      "Objects that wait for an adapter.",
+      [NAME],
+      per((i) => stores[i]?.queued ?? 0),
+    ),
+    counter(
+      "l2_failed_stores_total",
+      "Failed stores of objects; they are tried again.",
+      [NAME],
+      per((i) => stores[i]?.failedObjects ?? 0),
+    ),
+    counter(
+      "l2_given_up_stores_total",
+      "Objects that an adapter will not get.",
+      [NAME],
+      per((i) => stores[i]?.givenUp ?? 0),
+    ),
+    counter(
+      "l2_missing_objects_total",
+      "Objects of the account that a listing did not find.",
+      [NAME],
+      per((i) => keepers[i]?.reconcile.missing ?? 0),
+    ),
+    gauge(
+      "l2_foreign_objects",
+      "Objects in the last listing that no key of ours names.",
+      [NAME],
+      per((i) => keepers[i]?.reconcile.foreignObjects ?? 0),
+    ),
+    counter(
+      "l2_length_mismatches_total",
+      "Entries of another length than asked for: misses that stay where they are.",
+      [NAME],
+      otherLength,
+    ),
+  ];
+}
+
+function objectsOf(manager: StorageManager, index: number): number {
+  const adapter = manager.adapters[index];
+  return adapter === undefined ? 0 : manager.core.state.ledger(adapter.number).storedCount;
+}
