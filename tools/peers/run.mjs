@@ -27,6 +27,7 @@ const checks = {
   kill_writer: ["kill_drill.py", ["writer"], 300],
   kill_dtype: ["kill_drill.py", ["dtype"], 300],
   pressure: ["pressure.py", [], 600],
+  kv_events: ["kv_events.py", [], 600],
   fs_interop: ["fs_interop.py", [], 300],
   vectors: ["vectors.py", [], 120],
   bench_server: ["bench_server.py", [], 600],

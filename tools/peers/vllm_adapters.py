@@ -21,7 +21,8 @@ class AdapterRig:
     Blocks [0, n) are the source of a store, [n, 2n) the destination of a retrieve, n = chunks * blocks per chunk.
     """
 
-    def __init__(self, url, ranks=1, mla=False, chunks=4, mq_timeout=20.0, heartbeat=10.0, layers=4):
+    def __init__(self, url, ranks=1, mla=False, chunks=4, mq_timeout=20.0, heartbeat=10.0, layers=4,
+                 kv_events=False):
         self.model, self.ranks, self.mla, self.chunks = f"adapters-{uuid.uuid4().hex[:8]}", ranks, mla, chunks
         settings = dict(mq_timeout=mq_timeout, heartbeat_interval=heartbeat)
         self.mq_timeout, self._requests = mq_timeout, 0
@@ -29,7 +30,8 @@ class AdapterRig:
                                             pp_size=1, n_servers=1) for rank in range(ranks)]
         self.workers, self.caches = [], []
         for strategy in self.strategies:
-            worker = LMCacheMPWorkerAdapter(url, zmq_context, self.model, BLOCK, strategy, **settings)
+            worker = LMCacheMPWorkerAdapter(url, zmq_context, self.model, BLOCK, strategy, **settings,
+                                           **({"enable_kv_events": True} if kv_events else {}))
             cache = self._paged_cache(layers)
             group = EngineGroupInfo(engine_group_id=0, layer_indices=tuple(range(layers)), tokens_per_block=BLOCK)
             worker.register_kv_caches(cache, [group], layout_hints={"kv_layout": "NHD"})
