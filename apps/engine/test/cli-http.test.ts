@@ -27,7 +27,7 @@ afterEach(async () => {
 /** A server that answers from a table of `METHOD path`; what it was asked is in the list. */
 async function serve(answer: (line: string) => [number, unknown]): Promise<{ url: string; asked: Asked[] }> {
   const asked: Asked[] = [];
-  server = createServer((request, response) => {
+  const listening = createServer((request, response) => {
     let body = "";
     request.on("data", (part: Buffer) => (body += part.toString()));
     request.on("end", () => {
@@ -38,8 +38,9 @@ async function serve(answer: (line: string) => [number, unknown]): Promise<{ url
       response.end(typeof value === "string" ? value : JSON.stringify(value));
     });
   });
-  await new Promise<void>((resolve) => server?.listen(0, "127.0.0.1", resolve));
-  return { url: `http://127.0.0.1:${(server?.address() as AddressInfo).port}`, asked };
+  server = listening;
+  await new Promise<void>((resolve) => listening.listen(0, "127.0.0.1", resolve));
+  return { url: `http://127.0.0.1:${(listening.address() as AddressInfo).port}`, asked };
 }
 
 /** Runs the built command; asynchronous, because the server above lives in this process. */
