@@ -23,7 +23,7 @@ function sentence(text: string): string {
 }
 
 function section(command: Command): string {
-  const words = command.registeredArguments.map((argument) => `${argument.name().toUpperCase()}`);
+  const words = command.registeredArguments.map((argument) => argument.name().toUpperCase());
   const title = [pathOf(command), ...words].join(" ");
   const takesConfig = command.options.some((option) => option.long === "--config");
   const rows = command.options
@@ -34,7 +34,7 @@ function section(command: Command): string {
       return `| \`${option.flags}\` | ${`${option.description}${choices}${fallback}`.replaceAll("|", "\\|")} |`;
     });
   const table = rows.length === 0 ? [] : ["", "| flag | meaning |", "|---|---|", ...rows];
-  return [`## \`${title}\``, "", `${sentence(command.description())}`, ...table].join("\n");
+  return [`## \`${title}\``, "", sentence(command.description()), ...table].join("\n");
 }
 
 async function wanted(): Promise<string> {
