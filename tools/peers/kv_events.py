@@ -182,7 +182,7 @@ def live(report):
     # None missing: each chunk that a store put in was told, each that left was withdrawn.
     report.equal("live: nothing lost", subscriber.losses, 0)
     report.equal("live: stored less removed is what stays", subscriber.stored - subscriber.removed, len(subscriber.announced))
-    kv = server.status()["storage_manager"]["kv_events"]
+    kv = server.status()["kv_events"]
     report.check("live: no chunk without its tokens", kv["unbound_stores"] == 0, kv)
     writer.client.result(writer.client.calls.clear(True))
     report.check("live: a clear withdraws everything", wait_for(lambda: not subscriber.announced, 10))
@@ -225,7 +225,7 @@ def no_credit(report):
     stores = len(writer.sequences) - stores
     report.check(f"{PAUSE:g} s without credit: memory bounded", grown < 48 * MIB,
                  f"{stores} stores, {stores * CHUNKS} chunks, {grown / MIB:+.1f} MiB")
-    report.equal("the log stays at its size", server.status()["storage_manager"]["kv_events"]["log_depth"], 256)
+    report.equal("the log stays at its size", server.status()["kv_events"]["log_depth"], 256)
     subscriber.free.set()
     check_equal(report, "after the pause", subscriber, writer)
     report.check("after the pause: lost", subscriber.losses >= 1, subscriber.losses)
@@ -277,7 +277,7 @@ def workers(report):
         return announced
 
     drain()
-    report.check("vLLM worker: its receiver runs", wait_for(lambda: server.status()["storage_manager"]["kv_events"]["subscribers"] == 1, 10))
+    report.check("vLLM worker: its receiver runs", wait_for(lambda: server.status()["kv_events"]["subscribers"] == 1, 10))
     for seed in range(40):
         sequence, request = Sequence(5_000 + seed, CHUNKS), rig.request()
         hashes = hashes_of(sequence)

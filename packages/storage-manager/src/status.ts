@@ -46,7 +46,6 @@ export function statusOf(manager: StorageManager): StorageStatus {
     bounce_buffer_bytes: manager.buffers.bounceBytes,
     journal: journalStatus(manager),
     recovery: manager.recoveryReport,
-    kv_events: manager.kvEvents.status(),
     pool: {
       path: pool.path,
       shm_name: pool.shmName,

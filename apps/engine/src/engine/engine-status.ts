@@ -65,6 +65,7 @@ export function engineStatus(
     registered_non_cuda_instance_ids: clients.map(({ instance }) => String(instance)),
     non_cuda_context_meta: plain,
     cache_context_meta: contexts,
+    kv_events: manager.kvEvents.status(),
     inline_despite_pool: manager.clients.inlineDespitePool,
     storage_manager: manager.status(),
     rpc: rpc.status(),

@@ -13,13 +13,19 @@ export class ChunkIndex {
   readonly #tagOf: (key: number) => number;
   /** The next key of the same chunk plus one; 0 none. */
   readonly #next = new Column(Uint32Array);
-  #shards = Array.from({ length: SHARDS }, () => new Uint32Array(SHARD_ROWS_MIN));
+  readonly #shards: Uint32Array[];
   #counts = new Uint32Array(SHARDS);
 
-  /** @param tagOf a number for the model of a key, below 2^48. */
-  constructor(keys: KeyTable, tagOf: (key: number) => number) {
+  /**
+   * @param tagOf a number for the model of a key, below 2^48.
+   * @param expected chunks that room is made for at once.
+   */
+  constructor(keys: KeyTable, tagOf: (key: number) => number, expected = 0) {
     this.#keys = keys;
     this.#tagOf = tagOf;
+    let rows = SHARD_ROWS_MIN;
+    while (rows * SHARDS < expected * 2.5) rows *= 2;
+    this.#shards = Array.from({ length: SHARDS }, () => new Uint32Array(rows));
   }
 
   #home(bytes: Uint8Array, from: number, tag: number): number {

@@ -13,8 +13,9 @@ import type { KvEventStream, KvEventSubscription } from "./types.ts";
 const STREAMS_MAX = 64;
 /** Records of one batch that a subscriber may ask for. */
 const EVENTS_MAX = 1_024;
-/** Keys taken into the index in one turn. */
-const BUILD_SLICE = 4_096;
+/** Keys taken into the index before a look at the clock, and time of one turn for them, in milliseconds. */
+const BUILD_SLICE = 256;
+const BUILD_MS = 2;
 const HASH_BYTES = 32;
 
 /**
@@ -121,7 +122,8 @@ export class KvEvents {
 
   async #build(): Promise<void> {
     const { state, options } = this.core;
-    this.#index = new ChunkIndex(state.keys, (key) => this.#tagOf(key));
+    this.#index = new ChunkIndex(state.keys, (key) => this.#tagOf(key), state.l1.residentCount);
+    let pauseAt = performance.now() + BUILD_MS;
     while (this.#indexed < state.keys.numbers.bound && !this.#stopped) {
       const until = Math.min(state.keys.numbers.bound, this.#indexed + BUILD_SLICE);
       for (let key = this.#indexed; key < until; key++) {
@@ -129,7 +131,9 @@ export class KvEvents {
           this.#index.add(key);
       }
       this.#indexed = until;
-      if (this.#indexed < state.keys.numbers.bound) await new Promise((resolve) => setImmediate(resolve));
+      if (performance.now() < pauseAt) continue;
+      await new Promise((resolve) => setImmediate(resolve));
+      pauseAt = performance.now() + BUILD_MS;
     }
     this.#indexed = Number.POSITIVE_INFINITY;
     this.ring = new EventRing(options.kvEventLogSize, state.chunkSeq);
