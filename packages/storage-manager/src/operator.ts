@@ -55,7 +55,7 @@ interface Parts {
   readonly keepers: readonly L2Keeper[];
 }
 
-/** What an operator may ask beside what clients do: listings, deletes by key, prefetches by tokens, quotas. */
+/** What an operator may ask beside what clients do: listings, deletes, prefetches by tokens, quotas. */
 export class Operator {
   readonly #parts: Parts;
   readonly #prefetches = new Map<string, Exclude<WarmStatus, null>>();
@@ -102,8 +102,8 @@ export class Operator {
   }
 
   /**
-   * Deletes objects from the adapter at `index`, in its account or not; what is on its way in or out stays. Answers
-   * how many are not there any more. @throws CacheError of the adapter.
+   * Deletes objects from the adapter at `index`, in its account or not; what is on its way in or out stays.
+   * Answers how many are not there any more. @throws CacheError of the adapter.
    */
   async deleteFromL2(index: number, names: readonly ObjectKey[]): Promise<number> {
     const adapter = this.#parts.adapters()[index] as AttachedAdapter;
@@ -155,7 +155,7 @@ export class Operator {
     return this.#parts.core.state.modelLayouts.has(modelText(modelName, worldSize));
   }
 
-  /** Brings what L2 has of a prompt's prefix into L1 and keeps it there, unlocked. Answers an id to ask with. */
+  /** Brings what L2 has of a prompt's prefix into L1 and keeps it there, unlocked. Answers an id. */
   startPrefetch(request: WarmRequest): string {
     const { core, lookups } = this.#parts;
     const chunks = request.hashes.length / 32;

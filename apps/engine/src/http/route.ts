@@ -68,7 +68,7 @@ export function json(status: number, body: unknown): Reply {
   return { status, body };
 }
 
-/** The values in `path` for the names in `pattern`; null if they do not fit, or a value is not well-formed. */
+/** The values in `path` for the names in `pattern`; null if they do not fit or are not well-formed. */
 export function matchPath(pattern: string, path: string): Record<string, string> | null {
   const wanted = pattern.split("/");
   const given = path.split("/");

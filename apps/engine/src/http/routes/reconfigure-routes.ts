@@ -21,7 +21,7 @@ function isSize(size: number | string): boolean {
   return text !== null && Number(text[1]) > 0;
 }
 
-/** Device-DAX and other adapters that can be changed while they run: there are none, said as LMCache says it. */
+/** Device-DAX, and adapters that can be changed while they run: there are none, said as LMCache says it. */
 export const reconfigureRoutes: readonly Route[] = [
   {
     method: "GET",

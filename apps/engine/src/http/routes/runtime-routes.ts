@@ -29,8 +29,7 @@ export const runtimeRoutes: readonly Route[] = [
   {
     method: "GET",
     path: "/env",
-    summary:
-      "Names of the environment variables; values only of CACHE_ENGINE_, LMCACHE_, NODE_ and UV_, without secrets.",
+    summary: "Environment variables; values only of CACHE_ENGINE_, LMCACHE_, NODE_ and UV_, without secrets.",
     changes: false,
     starting: null,
     handle: () => text(200, environmentText(process.env)),
