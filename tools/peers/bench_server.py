@@ -1,4 +1,4 @@
-"""LMCache's command line against a server: `bench server`, `ping`, `describe`, `kvcache clear`."""
+"""LMCache's command line against a server: `bench server`, `ping`, `describe`, `kvcache clear`, `quota`."""
 import re, subprocess, sys
 from pathlib import Path
 
@@ -27,7 +27,9 @@ def main():
         report.equal(f"bench server, {ranks} rank(s): checksums", figures, want)
         if status != 0:
             report.note(text[-600:])
-    for arguments in (("ping", "kvcache"), ("describe", "kvcache"), ("kvcache", "clear")):
+    quota = [("quota", "set", "alice", "--limit-gb", "0.5"), ("quota", "get", "alice"), ("quota", "list"),
+             ("quota", "delete", "alice"), ("quota", "get", "_default")]
+    for arguments in (("ping", "kvcache"), ("describe", "kvcache"), ("kvcache", "clear"), *quota):
         status, text = cli(*arguments, "--url", server.http)
         report.check(f"lmcache {' '.join(arguments)}", status == 0, " ".join(text.split())[-110:])
     server.destroy()
