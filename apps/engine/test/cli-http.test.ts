@@ -178,6 +178,7 @@ test("objects does not ask for one page for ever", async () => {
 test.each([
   [404, { detail: "Not Found" }, 1, "error UNSUPPORTED: the server at", "has no GET /cache/objects"],
   [400, { detail: "no adapter 'x'" }, 2, "error INVALID_ARGUMENT:", "no adapter 'x'"],
+  [404, { detail: "no L2 adapter 'x'" }, 2, "error INVALID_ARGUMENT:", "answered 404: no L2 adapter 'x'"],
   [503, { error: "starting" }, 1, "error BACKEND_UNAVAILABLE:", "answered 503: starting"],
   [422, { detail: [{ msg: "too large" }] }, 2, "error INVALID_ARGUMENT:", "too large"],
   [403, { detail: "send a token" }, 1, "error BACKEND_REFUSED:", "send a token"],

@@ -127,13 +127,15 @@ function parsed(text: string, url: string): unknown {
 }
 
 function refusal(status: number, text: string, route: string, url: string): CacheError {
-  if (status === 404 && text.includes("Not Found")) {
+  // Without a reason of its own, a 404 is about the route and not about what was asked for.
+  if (status === 404 && /"detail"\s*:\s*"Not Found"/.test(text)) {
     return new CacheError("UNSUPPORTED", `the server at ${url} has no ${route}; use an engine that has it`);
   }
   const codes: Readonly<Record<number, CacheErrorCode>> = {
     400: "INVALID_ARGUMENT",
     401: "BACKEND_REFUSED",
     403: "BACKEND_REFUSED",
+    404: "INVALID_ARGUMENT",
     422: "INVALID_ARGUMENT",
   };
   const code = codes[status] ?? "BACKEND_UNAVAILABLE";
