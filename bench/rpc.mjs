@@ -8,7 +8,7 @@
  * where its time went; profiling slows it down, so take figures without it. Build first.
  */
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -25,26 +25,23 @@ const { values: options } = parseArgs({
   },
 });
 const pauses = mkdtempSync(join(tmpdir(), "cache-bench-pauses-"));
-const nodeOptions = [`--import=${pathToFileURL(join(ROOT, "bench", "lib", "loop-monitor.mjs")).href}`];
+const nodeFlags = [`--import=${pathToFileURL(join(ROOT, "bench", "lib", "loop-monitor.mjs")).href}`];
 if (options.profile !== undefined) {
   mkdirSync(options.profile, { recursive: true });
-  nodeOptions.push("--cpu-prof", `--cpu-prof-dir=${resolve(options.profile)}`);
+  nodeFlags.push("--cpu-prof", `--cpu-prof-dir=${resolve(options.profile)}`);
 }
+// NODE_OPTIONS takes no --cpu-prof: the engine's Node is a script that adds the flags.
+const node = join(pauses, "node.sh");
+const quoted = [process.execPath, ...nodeFlags].map((word) => `'${word.replaceAll("'", "'\\''")}'`);
+writeFileSync(node, `#!/bin/sh\nexec ${quoted.join(" ")} "$@"\n`, { mode: 0o700 });
 say(machineFacts());
 try {
   const done = spawnSync(
     join(resolve(options.peers), "bin", "python"),
-    [
-      join(ROOT, "bench", "rpc.py"),
-      "--reps",
-      options.reps,
-      "--cycle-seconds",
-      options["cycle-seconds"],
-      `--node-options=${nodeOptions.join(" ")}`,
-    ],
-    { stdio: "inherit", env: { ...peerEnvironment(), CACHE_BENCH_PAUSES: pauses } },
+    [join(ROOT, "bench", "rpc.py"), "--reps", options.reps, "--cycle-seconds", options["cycle-seconds"]],
+    { stdio: "inherit", env: { ...peerEnvironment(), CACHE_BENCH_PAUSES: pauses, PEERS_NODE: node } },
   );
-  for (const name of readdirSync(pauses)) {
+  for (const name of readdirSync(pauses).filter((file) => file.endsWith(".json"))) {
     const { maxMs, p99Ms, meanMs } = JSON.parse(readFileSync(join(pauses, name), "utf8"));
     say(
       `event loop of an engine: longest pause ${maxMs.toFixed(1)} ms, p99 ${p99Ms.toFixed(2)} ms, mean ${meanMs.toFixed(2)} ms`,

@@ -53,14 +53,9 @@ def lookup_and_poll(calls, key, request):
 class Target:
     """A server with one registered client whose prompts are stored."""
 
-    def __init__(self, kind, label, layout, shm, env):
-        os.environ.update(env if kind == "engine" else {})
+    def __init__(self, kind, label, layout, shm):
         self.kind, self.server = kind, Server(f"{label}-{kind}", l1_gb=2, shm=shm, kind=kind)
-        try:
-            self.server.start()
-        finally:
-            for name in env:
-                os.environ.pop(name, None)
+        self.server.start()
         self.client = RawClient(self.server.url, "bench-model", layout, timeout=60)
         self.client.register()
         self.numbers = 0
@@ -239,8 +234,8 @@ def line(name, values, limit, higher_is_better=False, per=1.0):
           f"[{min(ratios):.2f}..{max(ratios):.2f}]{floor}", flush=True)
 
 
-def control_path(reps, env, seconds_of_cycles, limits, prompts):
-    targets = [Target(kind, "rpc", SMALL, True, env) for kind in KINDS]
+def control_path(reps, seconds_of_cycles, limits, prompts):
+    targets = [Target(kind, "rpc", SMALL, True) for kind in KINDS]
     try:
         for target in targets:
             for prompt in prompts.values():
@@ -265,8 +260,8 @@ def control_path(reps, env, seconds_of_cycles, limits, prompts):
             target.close()
 
 
-def inline_path(reps, env, limits):
-    targets = [Target(kind, "inline", LARGE, False, env) for kind in KINDS]
+def inline_path(reps, limits):
+    targets = [Target(kind, "inline", LARGE, False) for kind in KINDS]
     seeds = iter(range(10_000, 20_000))
     try:
         values = alternate(targets, reps, lambda target: inline(target, next(seeds)))
@@ -281,13 +276,11 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--reps", type=int, default=5)
     parser.add_argument("--cycle-seconds", type=float, default=3.0)
-    parser.add_argument("--node-options", default="", help="NODE_OPTIONS of the engine alone")
     options = parser.parse_args()
-    env = {"NODE_OPTIONS": options.node_options} if options.node_options else {}
     prompts = {"1k": Prompt(1, 4), "128k": Prompt(2, 512)}
     limits = echo_limits(prompts, 20)
-    control_path(options.reps, env, options.cycle_seconds, limits, prompts)
-    inline_path(max(2, options.reps // 2), env, limits)
+    control_path(options.reps, options.cycle_seconds, limits, prompts)
+    inline_path(max(2, options.reps // 2), limits)
 
 
 if __name__ == "__main__":
