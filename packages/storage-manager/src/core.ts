@@ -1,4 +1,4 @@
-import { CacheError } from "@cache/contracts";
+import { CacheError, type ObjectKey, objectKey } from "@cache/contracts";
 import type { Journal } from "@cache/journal";
 import type { L1Pool } from "@cache/l1-memory";
 import type { CacheEvent } from "./events/definitions.ts";
@@ -35,11 +35,7 @@ export class Core {
   #roomSignalled = false;
   #unattachable = false;
   #broken: Error | null = null;
-  /**
-   * Called at once if the state cannot be trusted any more. The process must end then and there, without an orderly
-   * stop that would write the broken batch; its restart folds the journal.
-   */
-  onBroken: (error: Error) => void = () => {};
+  readonly #onBroken: (error: Error) => void;
   #identitySuffix: string;
 
   constructor(parts: {
@@ -51,6 +47,7 @@ export class Core {
     identitySuffix: string;
     clock: Clock;
     log: CoreLog;
+    onBroken: (error: Error) => void;
   }) {
     this.state = parts.state;
     this.journal = parts.journal;
@@ -59,6 +56,7 @@ export class Core {
     this.options = parts.options;
     this.clock = parts.clock;
     this.log = parts.log;
+    this.#onBroken = parts.onBroken;
     this.#identitySuffix = parts.identitySuffix;
     this.space.onFreed = () => this.signalRoom();
   }
@@ -80,7 +78,7 @@ export class Core {
         event: event.type,
         error: String(error),
       });
-      this.onBroken(this.#broken);
+      this.#onBroken(this.#broken);
       throw error;
     }
     for (const observe of this.observers) observe(event);
@@ -132,6 +130,12 @@ export class Core {
   /** The group of keys at rest: the cache identity is part of the model name there. */
   groupFor(modelName: string, kvRank: number, cacheSalt: string): KeyGroup {
     return { modelName: modelName + this.#identitySuffix, kvRank, objectGroupId: 0, cacheSalt };
+  }
+
+  /** The name of a bound key, with a hash of its own. */
+  nameOf(key: number): ObjectKey {
+    const { keys } = this.state;
+    return objectKey({ chunkHash: Uint8Array.from(keys.hash.get(key)), ...keys.groupOfKey(key) });
   }
 
   /** Number of a group, defined now if it is new. */

@@ -24,6 +24,11 @@ export interface StorageManagerSetup {
   readonly gate?: Partial<GateOptions>;
   readonly clock?: Clock;
   readonly log: CoreLog;
+  /**
+   * Called at once if the state cannot be trusted any more. The process must end then and there, without an orderly
+   * stop that would write the broken batch; its restart folds the journal.
+   */
+  readonly onBroken?: (error: Error) => void;
   readonly adapterLog: (id: string) => AdapterLog;
 }
 
@@ -58,6 +63,7 @@ export async function openStorageManager(setup: StorageManagerSetup): Promise<St
     identitySuffix: identitySuffix(options.cacheIdentity),
     clock: setup.clock ?? systemClock,
     log,
+    onBroken: setup.onBroken ?? (() => {}),
   });
   if (emptyBecause !== null) recordNewPool(core, emptyBecause);
   core.record({ type: "engine.started", wallMs: Date.now(), bootId: identity.bootId, cleanStop });

@@ -1,11 +1,13 @@
 import {
   type KeyListPage,
   keyString,
+  messageOf,
   type ObjectKey,
   objectKey,
   type PageRequest,
   workerKvRank,
 } from "@cache/contracts";
+import { removeFromL2 } from "./controllers/l2-removal.ts";
 import type { L2Keeper } from "./controllers/l2-keeper.ts";
 import type { Core } from "./core.ts";
 import type { Lookups } from "./l1/lookups.ts";
@@ -118,33 +120,32 @@ export class Operator {
     const { core, keepers } = this.#parts;
     const { keys } = core.state;
     const ledger = core.state.ledger(adapter.number);
-    const known: { name: ObjectKey; key: number; bytes: number }[] = [];
+    const known: { key: number; bytes: number }[] = [];
     const foreign: ObjectKey[] = [];
     for (const name of new Map(names.map((one) => [keyString(one), one])).values()) {
       const group = name.chunkHash.length === 32 ? keys.findGroup(name) : -1;
       const key = group < 0 ? -1 : keys.find(group, name.chunkHash, 0);
       const state = key < 0 ? L2.none : ledger.state.get(key);
-      if (state === L2.stored) known.push({ name, key, bytes: ledger.bytes.get(key) });
+      if (state === L2.stored) known.push({ key, bytes: ledger.bytes.get(key) });
       else if (state === L2.none) foreign.push(name);
     }
     let gone = 0;
     if (known.length > 0) {
-      const reason = "deleted";
-      const about = { adapter: adapter.number, keys: known.map(({ key }) => key) };
-      core.record({ type: "l2.delete.submitted", ...about, reason });
-      const call = core.commit() ? adapter.gate.delete(known.map(({ name }) => name)) : null;
-      await call?.settled;
-      const bits = call?.lateResult() ?? null;
-      const deleted = known.filter((_, i) => bits?.has(i) === true);
-      const kept = known.filter((_, i) => bits?.has(i) !== true).map(({ key }) => key);
-      if (deleted.length > 0)
-        core.record({ type: "l2.keys.deleted", ...about, keys: deleted.map(({ key }) => key), reason });
-      if (kept.length > 0) core.record({ type: "l2.delete.refused", ...about, keys: kept });
-      core.commit();
-      keepers[index]?.noteStored(-deleted.reduce((sum, { bytes }) => sum + bytes, 0));
+      const { deleted, doubtful, error } = await removeFromL2(
+        core,
+        adapter,
+        known.map(({ key }) => key),
+        "deleted",
+        (wanted) => adapter.gate.delete(wanted),
+      );
+      keepers[index]?.doubt(doubtful);
+      const freed = known
+        .filter(({ key }) => deleted.includes(key))
+        .reduce((sum, { bytes }) => sum + bytes, 0);
+      keepers[index]?.noteStored(-freed);
       gone += deleted.length;
       // Tells the caller why nothing went; what went is counted.
-      if (deleted.length === 0) await call?.outcome;
+      if (deleted.length === 0 && error !== null) throw error;
     }
     if (foreign.length > 0) gone += (await adapter.gate.delete(foreign).outcome).count();
     return gone;
@@ -184,7 +185,7 @@ export class Operator {
     lookups.lookup(range);
     core.commit();
     const found = lookups.wait(range.requestId, core.options.prefetchMsMax * 2);
-    void Promise.resolve(found).then((hits) => {
+    const finished = Promise.resolve(found).then((hits) => {
       if (hits !== null && hits > 0) lookups.freeLocks({ ...range, endChunk: hits });
       lookups.endSession(range.requestId);
       core.commit();
@@ -192,6 +193,9 @@ export class Operator {
       if (this.#prefetches.has(id))
         this.#remember(id, { kind: "completed", foundKeys: (hits ?? 0) * request.worldSize, totalKeys });
     });
+    finished.catch((error: unknown) =>
+      core.log.warn("a prefetch could not be finished", { error: messageOf(error) }),
+    );
     return id;
   }
 

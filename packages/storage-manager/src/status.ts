@@ -43,7 +43,7 @@ export function statusOf(manager: StorageManager): StorageStatus {
     l2_adapters: manager.adapters.map((_, i) => adapterStatus(manager, i)),
     tenants: tenantStatus(manager),
     held_back: manager.handOuts.held(),
-    bounce_buffer_bytes: manager.buffers.bounceBytes,
+    bounce_buffer_bytes: manager.adapters.reduce((sum, { buffers }) => sum + buffers.bounceBytes, 0),
     journal: journalStatus(manager),
     recovery: manager.recoveryReport,
     pool: {

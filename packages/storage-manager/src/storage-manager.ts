@@ -42,7 +42,6 @@ export class StorageManager {
   readonly writes: Writes;
   readonly lookups: Lookups;
   readonly prefetch: PrefetchController;
-  readonly buffers: ObjectBuffers;
   readonly kvEvents: KvEvents;
   readonly operator: Operator;
   readonly recoveryReport: RecoveryReport;
@@ -62,8 +61,7 @@ export class StorageManager {
     this.clients = new Clients(core);
     this.handOuts = new HandOuts(core, this.clients);
     this.#locks = new LockClock(core);
-    this.buffers = new ObjectBuffers(core);
-    this.prefetch = new PrefetchController(core, this.room, this.buffers, () => this.#adapters);
+    this.prefetch = new PrefetchController(core, this.room, () => this.#adapters);
     this.lookups = new Lookups(core, this.#locks, this.prefetch);
     this.writes = new Writes(core, this.clients, this.handOuts, this.room);
     this.reads = new Reads(core, this.clients, this.handOuts);
@@ -98,7 +96,8 @@ export class StorageManager {
   ): Promise<void> {
     for (const setup of setups) {
       const number = this.#numberOf(setup);
-      this.#adapters.push({ ...setup, number, gate: guardAdapter(setup.id, setup.adapter, gate) });
+      const buffers = new ObjectBuffers(this.core);
+      this.#adapters.push({ ...setup, number, gate: guardAdapter(setup.id, setup.adapter, gate), buffers });
     }
     const byNumber = new Map(this.#adapters.map((adapter) => [adapter.number, adapter]));
     endDeadTransfers(this.core, (number) => {
@@ -106,7 +105,7 @@ export class StorageManager {
     });
     await this.#open(adapterLog);
     for (const adapter of this.#adapters) {
-      const store = new StoreController(this.core, adapter, this.buffers, this.room);
+      const store = new StoreController(this.core, adapter, this.room);
       const keeper = new L2Keeper(this.core, adapter);
       store.onSettled = (bytes) => keeper.noteStored(bytes);
       store.onDoubt = (keys) => keeper.doubt(keys);
@@ -222,10 +221,9 @@ export class StorageManager {
 
   /** Registers an instance; false if the pool's name does not lead to our pool any more. */
   register(request: RegistrationRequest): { shmName: string; poolSize: number } {
-    this.clients.register(request);
     const { pool } = this.core;
     const offered = pool.shmName !== "" && pool.nameIsOurs();
-    this.clients.liveness(request.instanceId).inline = !offered;
+    this.clients.register(request, offered);
     if (!offered) return { shmName: "", poolSize: 0 };
     return { shmName: pool.shmName, poolSize: pool.sizeBytes };
   }

@@ -75,8 +75,8 @@ async function compose(
       gate: gateOptions(config),
       log: context.log,
       adapterLog: (id) => withId(context.log, id),
+      onBroken: () => process.exit(BROKEN_STATE_EXIT),
     });
-    manager.core.onBroken = () => process.exit(BROKEN_STATE_EXIT);
     // Before any client comes: the counters begin with the engine.
     const counters = new CacheCounters(manager, config.http.metricsSaltLabel);
     const rpc = await startRpcServer({

@@ -1,5 +1,6 @@
 import type { L2Adapter } from "@cache/contracts";
 import type { GuardedAdapter } from "../l2-gate/index.ts";
+import type { ObjectBuffers } from "./object-buffers.ts";
 
 /** Capacity eviction of one adapter; LMCache's `eviction` object. */
 export interface L2EvictionSpec {
@@ -25,4 +26,6 @@ export interface AdapterSetup {
 export interface AttachedAdapter extends AdapterSetup {
   readonly number: number;
   readonly gate: GuardedAdapter;
+  /** Its own: an adapter that hangs must not take the others' buffers. */
+  readonly buffers: ObjectBuffers;
 }

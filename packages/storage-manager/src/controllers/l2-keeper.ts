@@ -1,16 +1,17 @@
 import {
-  type Bitmap,
   CacheError,
   decodeObjectKey,
+  hasCode,
   type KeyListEntry,
   messageOf,
-  objectKey,
+  type ObjectKey,
 } from "@cache/contracts";
-import type { ObjectKey } from "@cache/contracts";
 import type { Core } from "../core.ts";
 import { Column } from "../state/columns.ts";
 import { L2, type Ledger } from "../state/ledger.ts";
 import type { AttachedAdapter } from "./attached-adapter.ts";
+import { removeFromL2 } from "./l2-removal.ts";
+import { settledCall } from "./settled-call.ts";
 
 const PAGE_KEYS = 1_000;
 /** Pause between two pages of a listing: the adapter's data path comes first. */
@@ -20,6 +21,8 @@ const DELETE_BATCH_MAX = 256;
 /** Ledger rows that one turn looks at. */
 const SLICE_ROWS = 1_024;
 const DOUBT_RETRY_MS = 2_000;
+/** Refusals of a lookup that say that the object cannot be there at all. */
+const CANNOT_BE_THERE = ["AMBIGUOUS_NAME", "INVALID_KEY", "UNSUPPORTED", "INVALID_ARGUMENT"] as const;
 
 /** Progress and outcome of the last listing. */
 export interface ReconcileFigures {
@@ -81,11 +84,6 @@ export class L2Keeper {
     return this.#core.state.ledger(this.#adapter.number);
   }
 
-  #name(key: number): ObjectKey {
-    const { keys } = this.#core.state;
-    return objectKey({ chunkHash: Uint8Array.from(keys.hash.get(key)), ...keys.groupOfKey(key) });
-  }
-
   async #pause(ms: number): Promise<void> {
     await new Promise<void>((resolve) => {
       this.#core.clock.after(ms, resolve);
@@ -94,7 +92,7 @@ export class L2Keeper {
 
   /** Settles what started before the crash and never answered, then begins to reconcile. */
   async start(): Promise<void> {
-    await this.#settleDoubt();
+    this.doubt(this.#doubtful.splice(0));
     if (!this.#adapter.adapter.capabilities.listKeys) return;
     await this.#pause(FIRST_SCAN_DELAY_MS);
     while (!this.#stopped) {
@@ -120,6 +118,7 @@ export class L2Keeper {
 
   /** A store of these keys ended without a word that counts: whether they are there is asked. */
   doubt(keys: readonly number[]): void {
+    if (keys.length === 0) return;
     this.#doubtful.push(...keys);
     this.#settleDoubt().catch((error: unknown) => {
       this.#core.log.error("stores in doubt are not settled", {
@@ -135,53 +134,66 @@ export class L2Keeper {
     try {
       while (this.#doubtful.length > 0 && !this.#stopped) {
         const batch = this.#doubtful.slice(0, DELETE_BATCH_MAX);
-        if (await this.#askAbout(batch)) this.#doubtful.splice(0, batch.length);
-        else await this.#pause(DOUBT_RETRY_MS);
+        const again = await this.#askAbout(batch);
+        this.#doubtful.splice(0, batch.length);
+        this.#doubtful.push(...again);
+        if (again.length > 0) await this.#pause(DOUBT_RETRY_MS);
       }
     } finally {
       this.#settling = false;
     }
   }
 
-  async #askAbout(batch: readonly number[]): Promise<boolean> {
+  /** Settles those of the keys that the adapter answers for; the others are asked again. */
+  async #askAbout(batch: readonly number[]): Promise<readonly number[]> {
     const ledger = this.#ledger;
-    const names = batch.map((key) => this.#name(key));
-    const call = this.#adapter.gate.lookupAndLock(
-      names.map((key, i) => ({ key, byteLength: ledger.bytes.get(batch[i] as number) })),
+    const names = batch.map((key) => this.#core.nameOf(key));
+    const requests = names.map((key, i) => ({ key, byteLength: ledger.bytes.get(batch[i] as number) }));
+    const { result, errorOf } = await settledCall(this.#adapter.gate.lookupAndLock(requests));
+    this.#adapter.gate.unlock(names.filter((_, i) => result?.has(i) === true));
+    if (!this.#core.healthy) return batch;
+    const settled = { stored: [], failed: [], kept: [], gone: [] } as Record<string, number[]>;
+    const again: number[] = [];
+    for (const [i, key] of batch.entries()) {
+      const error = errorOf(i);
+      const isThere = result?.has(i) === true;
+      // What the adapter cannot even name or hold, it does not have.
+      if (error !== null && !CANNOT_BE_THERE.some((code) => hasCode(error, code))) again.push(key);
+      else if (ledger.state.get(key) === L2.storing) settled[isThere ? "stored" : "failed"]?.push(key);
+      else if (ledger.state.get(key) === L2.deleting) settled[isThere ? "kept" : "gone"]?.push(key);
+    }
+    this.#recordSettled(
+      settled["stored"] ?? [],
+      settled["failed"] ?? [],
+      settled["kept"] ?? [],
+      settled["gone"] ?? [],
     );
-    let bits: Bitmap;
-    try {
-      bits = await call.outcome;
-    } catch (error) {
-      this.#core.log.warn("stores in doubt cannot be settled yet", {
-        adapter: this.#adapter.id,
-        error: messageOf(error),
-      });
-      return false;
-    }
-    if (call.failures().size > 0 || !this.#core.healthy) {
-      this.#adapter.gate.unlock(names.filter((_, i) => bits.has(i)));
-      return false;
-    }
-    this.#adapter.gate.unlock(names.filter((_, i) => bits.has(i)));
+    return again;
+  }
+
+  #recordSettled(
+    stored: readonly number[],
+    failed: readonly number[],
+    kept: readonly number[],
+    gone: readonly number[],
+  ): void {
     const { number } = this.#adapter;
-    const state = batch.map((key) => ledger.state.get(key));
-    const pick = (wanted: number, there: boolean): number[] =>
-      batch.filter((_, i) => state[i] === wanted && bits.has(i) === there);
-    const stored = pick(L2.storing, true);
-    const failed = pick(L2.storing, false);
-    const kept = pick(L2.deleting, true);
-    const gone = pick(L2.deleting, false);
     const task = this.#core.state.nextTask;
     if (stored.length + failed.length > 0) {
       const reason = failed.length > 0 ? "not there when asked" : "";
       this.#core.record({ type: "l2.store.completed", adapter: number, task, stored, failed, reason });
     }
     if (kept.length > 0) this.#core.record({ type: "l2.delete.refused", adapter: number, keys: kept });
-    if (gone.length > 0)
-      this.#core.record({ type: "l2.keys.deleted", adapter: number, keys: gone, reason: "restart" });
+    if (gone.length > 0) {
+      this.#core.record({
+        type: "l2.keys.deleted",
+        adapter: number,
+        keys: gone,
+        reason: "not there when asked",
+      });
+    }
     this.#core.commit();
-    return true;
+    this.#core.signalRoom();
   }
 
   /** The adapter stored this much more since the last listing. */
@@ -261,21 +273,13 @@ export class L2Keeper {
   }
 
   async #delete(keys: readonly number[], reason: string): Promise<boolean> {
-    const { number, gate } = this.#adapter;
     const ledger = this.#ledger;
-    const names = keys.map((key) => this.#name(key));
-    const bytes = keys.map((key) => ledger.bytes.get(key));
-    this.#core.record({ type: "l2.delete.submitted", adapter: number, keys, reason });
-    const call = this.#core.commit() ? gate.delete(names) : null;
-    await call?.settled;
-    const gone = call?.lateResult() ?? null;
-    const deleted = keys.filter((_, i) => gone?.has(i) === true);
-    const kept = keys.filter((_, i) => gone?.has(i) !== true);
-    if (deleted.length > 0)
-      this.#core.record({ type: "l2.keys.deleted", adapter: number, keys: deleted, reason });
-    if (kept.length > 0) this.#core.record({ type: "l2.delete.refused", adapter: number, keys: kept });
-    this.#core.commit();
-    const freed = bytes.reduce((sum, size, i) => sum + (gone?.has(i) === true ? size : 0), 0);
+    const bytes = new Map(keys.map((key) => [key, ledger.bytes.get(key)]));
+    const { deleted, doubtful } = await removeFromL2(this.#core, this.#adapter, keys, reason, (names) =>
+      this.#adapter.gate.delete(names),
+    );
+    this.doubt(doubtful);
+    const freed = deleted.reduce((sum, key) => sum + (bytes.get(key) ?? 0), 0);
     this.evictedObjects += deleted.length;
     this.evictedBytes += freed;
     this.#tierBytes = Math.max(0, this.#tierBytes - freed);
@@ -364,22 +368,21 @@ export class L2Keeper {
 
   /** Takes damaged objects of ours out of service; what others wrote is left alone. */
   async #quarantine(keys: readonly number[]): Promise<void> {
-    const { gate, adapter, number, id } = this.#adapter;
+    const { gate, adapter, id } = this.#adapter;
     this.#core.log.error("objects in L2 have another length than was stored", {
       adapter: id,
       objects: keys.length,
     });
-    if (!adapter.capabilities.quarantine) return;
-    const names = keys.map((key) => this.#name(key));
-    const call = gate.quarantine(names, "another length than was stored");
-    await call.settled;
-    const done = keys.filter(
-      (key, i) => call.lateResult()?.has(i) === true && this.#ledger.state.get(key) === L2.stored,
+    if (!adapter.capabilities.quarantine || !this.#core.healthy) return;
+    const { deleted, doubtful } = await removeFromL2(
+      this.#core,
+      this.#adapter,
+      keys,
+      "quarantined",
+      (names) => gate.quarantine(names, "another length than was stored"),
     );
-    if (done.length === 0 || !this.#core.healthy) return;
-    this.quarantined += done.length;
-    this.#core.record({ type: "l2.keys.deleted", adapter: number, keys: done, reason: "quarantined" });
-    this.#core.commit();
+    this.quarantined += deleted.length;
+    this.doubt(doubtful);
   }
 
   #keyOf(entry: KeyListEntry): { name: ObjectKey; number: number } | null {

@@ -3,7 +3,7 @@ import type { Core } from "../core.ts";
 import { L2 } from "../state/ledger.ts";
 import type { Transfer } from "../state/records.ts";
 import type { AttachedAdapter } from "./attached-adapter.ts";
-import type { BorrowedBuffers, ObjectBuffers } from "./object-buffers.ts";
+import type { BorrowedBuffers } from "./object-buffers.ts";
 
 /** Objects that one adapter loads into staged slots. */
 export interface LoadBatch {
@@ -24,7 +24,7 @@ export interface LoadBatch {
  *
  * @returns bit i: object i is resident; null if nothing arrived in time.
  */
-export async function runLoad(core: Core, buffers: ObjectBuffers, batch: LoadBatch): Promise<Bitmap | null> {
+export async function runLoad(core: Core, batch: LoadBatch): Promise<Bitmap | null> {
   const { holder, offsets, objectBytes } = batch;
   for (const offset of offsets) core.space.pin(offset);
   const unpin = (): void => {
@@ -32,10 +32,8 @@ export async function runLoad(core: Core, buffers: ObjectBuffers, batch: LoadBat
   };
   let memory: BorrowedBuffers;
   try {
-    memory = await buffers.borrow(
-      offsets.map((offset) => ({ offset, length: objectBytes })),
-      false,
-    );
+    const ranges = offsets.map((offset) => ({ offset, length: objectBytes }));
+    memory = await holder.buffers.borrow(ranges, false);
   } catch (error) {
     core.log.warn("no buffers for a load", { adapter: holder.id, error: messageOf(error) });
     await finish(core, batch, null, null);
@@ -43,53 +41,56 @@ export async function runLoad(core: Core, buffers: ObjectBuffers, batch: LoadBat
     return null;
   }
   const call = holder.gate.load(batch.requests, memory.objects);
+  // Once, whoever comes first: two at a time would write the same range.
+  let finishing: Promise<Bitmap | null> | null = null;
+  const finishOnce = (bits: Bitmap | null): Promise<Bitmap | null> => {
+    finishing ??= finish(core, batch, memory, bits);
+    return finishing;
+  };
   const settled = call.settled.then(async () => {
-    await finish(core, batch, memory, call.lateResult());
+    const arrived = await finishOnce(call.lateResult());
     memory.giveBack();
     unpin();
+    return arrived;
   });
   try {
     const bits = await call.outcome;
-    if (call.failures().size > 0) {
-      // Positions without an answer may still be written to: they end with the call.
-      await settled;
-      return call.lateResult() ?? bits;
-    }
-    return (await finish(core, batch, memory, bits)) ? bits : null;
+    // Positions without an answer may still be written to: they end with the call.
+    return call.failures().size > 0 ? await settled : await finishOnce(bits);
   } catch (error) {
     core.log.debug("a load from L2 failed", { adapter: holder.id, error: messageOf(error) });
     return null;
   }
 }
 
-/** Ends the transfer once: what the bits name becomes resident, the rest is free. False if nothing did. Never rejects. */
+/** Ends the transfer: what the bits name becomes resident, the rest is free. Answers what is resident. Never rejects. */
 async function finish(
   core: Core,
   batch: LoadBatch,
   memory: BorrowedBuffers | null,
   bits: Bitmap | null,
-): Promise<boolean> {
+): Promise<Bitmap | null> {
   const isOpen = (): boolean => core.state.transfers.get(batch.transfer.number) === batch.transfer;
-  if (!isOpen()) return false;
   try {
-    if (bits === null || bits.count() === 0) {
-      abandon(core, batch, "nothing arrived");
-      return false;
+    if (bits !== null && bits.count() > 0) {
+      await memory?.bringIn(bits.positions());
+      batch.beforeResident();
+      arrive(core, batch, bits);
+      core.commit();
+      return bits;
     }
-    await memory?.bringIn(bits.positions());
-    if (!isOpen()) return false;
-    batch.beforeResident();
-    arrive(core, batch, bits);
-    core.commit();
-    return true;
   } catch (error) {
     core.log.warn("loaded objects could not be brought into L1", {
       adapter: batch.holder.id,
       error: messageOf(error),
     });
-    if (isOpen() && core.healthy) abandon(core, batch, "the pool write failed");
-    return false;
   }
+  try {
+    if (isOpen()) abandon(core, batch, "nothing arrived");
+  } catch (error) {
+    core.log.warn("a load could not be ended", { adapter: batch.holder.id, error: messageOf(error) });
+  }
+  return null;
 }
 
 function abandon(core: Core, batch: LoadBatch, reason: string): void {

@@ -1,5 +1,8 @@
-import type { MemoryObj } from "@cache/contracts";
+import { CacheError, type MemoryObj } from "@cache/contracts";
 import type { Core } from "../core.ts";
+
+/** How long a transfer waits for buffers. */
+const BORROW_MS_MAX = 10_000;
 
 /** A place in L1. */
 export interface Range {
@@ -23,7 +26,12 @@ export interface BorrowedBuffers {
 export class ObjectBuffers {
   readonly #core: Core;
   #bytesOut = 0;
-  #waiting: { bytes: number; resolve: () => void }[] = [];
+  #waiting: {
+    bytes: number;
+    resolve: () => void;
+    reject: (error: CacheError) => void;
+    cancel: () => void;
+  }[] = [];
 
   constructor(core: Core) {
     this.#core = core;
@@ -75,12 +83,24 @@ export class ObjectBuffers {
 
   async #take(bytes: number): Promise<void> {
     if (this.#waiting.length > 0 || !this.#fits(bytes)) {
-      await new Promise<void>((resolve) => {
-        this.#waiting.push({ bytes, resolve });
+      await new Promise<void>((resolve, reject) => {
+        const cancel = this.#core.clock.after(BORROW_MS_MAX, () => this.#giveUp(resolve));
+        this.#waiting.push({ bytes, resolve, reject, cancel });
       });
       return;
     }
     this.#bytesOut += bytes;
+  }
+
+  #giveUp(resolve: () => void): void {
+    const at = this.#waiting.findIndex((waiting) => waiting.resolve === resolve);
+    const [waiting] = at < 0 ? [] : this.#waiting.splice(at, 1);
+    waiting?.reject(
+      new CacheError(
+        "LIMIT_REACHED",
+        `no buffer came free in ${BORROW_MS_MAX} ms: ${this.#bytesOut} bytes are with the adapter; install koffi, and none are needed`,
+      ),
+    );
   }
 
   #release(bytes: number): void {
@@ -88,6 +108,7 @@ export class ObjectBuffers {
     for (let next = this.#waiting[0]; next !== undefined && this.#fits(next.bytes); next = this.#waiting[0]) {
       this.#waiting.shift();
       this.#bytesOut += next.bytes;
+      next.cancel();
       next.resolve();
     }
   }

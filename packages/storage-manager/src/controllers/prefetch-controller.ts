@@ -7,7 +7,6 @@ import { L2 } from "../state/ledger.ts";
 import type { Session } from "../state/records.ts";
 import type { AttachedAdapter } from "./attached-adapter.ts";
 import { runLoad } from "./load-batch.ts";
-import type { ObjectBuffers } from "./object-buffers.ts";
 
 /** Objects of one load: small enough that the first ones are there early. */
 const LOAD_BATCH_OBJECTS_MAX = 64;
@@ -37,7 +36,6 @@ interface Wanted {
 export class PrefetchController {
   readonly #core: Core;
   readonly #room: Room;
-  readonly #buffers: ObjectBuffers;
   readonly #adapters: () => readonly AttachedAdapter[];
   readonly #queue: Job[] = [];
   readonly #running = new Set<Job>();
@@ -54,10 +52,9 @@ export class PrefetchController {
   overDeadline = 0;
   queueFull = 0;
 
-  constructor(core: Core, room: Room, buffers: ObjectBuffers, adapters: () => readonly AttachedAdapter[]) {
+  constructor(core: Core, room: Room, adapters: () => readonly AttachedAdapter[]) {
     this.#core = core;
     this.#room = room;
-    this.#buffers = buffers;
     this.#adapters = adapters;
   }
 
@@ -332,7 +329,7 @@ export class PrefetchController {
       }
     };
     const batch = { holder, requests, transfer, keys, offsets, objectBytes, beforeResident };
-    return runLoad(this.#core, this.#buffers, batch).then((bits) => {
+    return runLoad(this.#core, batch).then((bits) => {
       const lost = loading.filter((_, i) => bits === null || !bits.has(i));
       this.failedLoads += lost.length;
       this.loadedObjects += loading.length - lost.length;

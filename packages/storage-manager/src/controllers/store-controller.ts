@@ -1,26 +1,19 @@
-import {
-  type Bitmap,
-  type CacheError,
-  type CacheErrorCode,
-  hasCode,
-  messageOf,
-  type ObjectKey,
-  objectKey,
-} from "@cache/contracts";
+import { type Bitmap, type CacheError, type CacheErrorCode, hasCode, messageOf } from "@cache/contracts";
 import type { Core } from "../core.ts";
 import type { CacheEvent } from "../events/definitions.ts";
 import type { Room } from "../l1/room.ts";
 import { L2 } from "../state/ledger.ts";
 import { SLOT } from "../state/slot-table.ts";
 import type { AttachedAdapter } from "./attached-adapter.ts";
-import type { ObjectBuffers } from "./object-buffers.ts";
+import { removeFromL2 } from "./l2-removal.ts";
+import { settledCall } from "./settled-call.ts";
 import { StoreQueue, type StoreItem } from "./store-queue.ts";
 
 /** Pause before the first retry of a store; doubles up to the last. */
 const RETRY_FIRST_MS = 500;
 const RETRY_LAST_MS = 15_000;
 /** Failures after which nothing of the object is in the store. All others leave a doubt. */
-const NOTHING_THERE = ["BREAKER_OPEN", "LIMIT_REACHED", "ADAPTER_CLOSED", "BACKEND_FULL"] as const;
+const NOTHING_THERE = ["BREAKER_OPEN", "LIMIT_REACHED", "BACKEND_FULL"] as const;
 /** Failures that no retry mends. */
 const HOPELESS = ["AMBIGUOUS_NAME", "INVALID_KEY", "UNSUPPORTED", "INVALID_ARGUMENT"] as const;
 /** Texts in events are cut here. */
@@ -30,11 +23,13 @@ const REASON_CHARS_MAX = 512;
 export class StoreController {
   readonly #core: Core;
   readonly #adapter: AttachedAdapter;
-  readonly #buffers: ObjectBuffers;
   readonly #room: Room;
   readonly #queue: StoreQueue;
   #inFlight = 0;
   #pauseMs = 0;
+  /** Pauses in a row, and since when: the adapter takes nothing. */
+  #pauses = 0;
+  #failingSinceMs = 0;
   #paused = false;
   #scheduled = false;
   #stopped = false;
@@ -48,10 +43,9 @@ export class StoreController {
   /** Called with keys of which nobody knows whether the adapter has them; a settling event follows. */
   onDoubt: (keys: readonly number[]) => void = () => {};
 
-  constructor(core: Core, adapter: AttachedAdapter, buffers: ObjectBuffers, room: Room) {
+  constructor(core: Core, adapter: AttachedAdapter, room: Room) {
     this.#core = core;
     this.#adapter = adapter;
-    this.#buffers = buffers;
     this.#room = room;
     this.#queue = new StoreQueue(core, adapter.number);
     core.observers.push((event) => this.#observe(event));
@@ -106,7 +100,11 @@ export class StoreController {
         break;
       }
       const batch = this.#queue.next();
-      if (batch.length === 0) break;
+      if (batch.length === 0) {
+        // Only what waits behind a doubt is left: time must end that, too.
+        if (this.queued > 0 && this.#inFlight === 0) this.#pause();
+        break;
+      }
       this.#inFlight++;
       this.#store(batch)
         .catch((error: unknown) => {
@@ -126,22 +124,32 @@ export class StoreController {
 
   #pause(): void {
     this.#paused = true;
+    if (this.#pauses++ === 0) this.#failingSinceMs = this.#core.now();
     this.#pauseMs = Math.min(RETRY_LAST_MS, this.#pauseMs === 0 ? RETRY_FIRST_MS : this.#pauseMs * 2);
     this.#core.clock.after(this.#pauseMs, () => {
       this.#paused = false;
-      // While the breaker keeps everything back: what has failed for long enough is given up.
-      const over = this.#core.healthy ? this.#queue.exhausted() : [];
-      if (over.length > 0) {
-        this.#giveUp(over, "its stores kept failing");
-        this.#core.commit();
-      }
+      this.#giveUpOverdue();
       this.wake();
     });
   }
 
-  #objectKey(key: number): ObjectKey {
-    const { keys } = this.#core.state;
-    return objectKey({ chunkHash: Uint8Array.from(keys.hash.get(key)), ...keys.groupOfKey(key) });
+  /** An adapter that has taken nothing for so long must not keep L1 full of what waits for it. */
+  #giveUpOverdue(): void {
+    const { options } = this.#core;
+    const forMs = this.#core.now() - this.#failingSinceMs;
+    if (this.#pauses < options.storeAttemptsMax || forMs < options.storeGiveUpMs || !this.#core.healthy)
+      return;
+    const over = this.#queue.overdue();
+    if (over.length === 0) return;
+    this.#giveUp(over, "its stores keep failing: the adapter has taken nothing for too long");
+    this.#core.commit();
+    setImmediate(() => this.#giveUpOverdue());
+  }
+
+  /** The adapter works again. */
+  #resetPause(): void {
+    this.#pauseMs = 0;
+    this.#pauses = 0;
   }
 
   async #store(items: readonly StoreItem[]): Promise<void> {
@@ -166,14 +174,14 @@ export class StoreController {
     const keys = batch.map(({ key }) => key);
     const { number, gate } = this.#adapter;
     this.#core.record({ type: "l2.store.submitted", adapter: number, task, layout: first.layout, keys });
-    const names = keys.map((key) => this.#objectKey(key));
+    const names = keys.map((key) => this.#core.nameOf(key));
     if (!this.#core.commit()) {
       this.#settle(task, batch, null, new Map(), "the journal cannot be written", true);
       unpin(batch);
       return;
     }
     const ranges = batch.map(({ offset, length }) => ({ offset, length }));
-    const buffers = await this.#buffers.borrow(ranges, true).catch((error: unknown) => {
+    const buffers = await this.#adapter.buffers.borrow(ranges, true).catch((error: unknown) => {
       this.#settle(task, batch, null, new Map(), messageOf(error), true);
       unpin(batch);
       return null;
@@ -182,13 +190,17 @@ export class StoreController {
     const call = gate.store(names, buffers.objects);
     let answered = false;
     // Later than its deadline, the store is still in doubt: it settles when the adapter does, not before.
-    const settled = call.settled.then(() => {
+    const settled = settledCall(call).then(({ result, errorOf, error }) => {
       unpin(batch);
       buffers.giveBack();
       if (answered) return;
-      const late = call.lateResult();
-      const failures = new Map<number, CacheError>([...call.failures(), ...(late?.failed ?? [])]);
-      this.#settle(task, batch, late?.stored ?? null, failures, firstMessage(failures));
+      answered = true;
+      const failures = new Map<number, CacheError>();
+      for (let i = 0; i < batch.length; i++) {
+        const failure = result?.failed.get(i) ?? errorOf(i);
+        if (failure !== null) failures.set(i, failure);
+      }
+      this.#settle(task, batch, result?.stored ?? null, failures, error?.message ?? firstMessage(failures));
     });
     settled.catch((error: unknown) => {
       this.#core.log.warn("a late store could not be settled", {
@@ -203,6 +215,10 @@ export class StoreController {
       this.#settle(task, batch, result.stored, result.failed, firstMessage(result.failed));
     } catch (error) {
       this.#core.log.debug("a store to L2 failed", { adapter: this.#adapter.id, error: messageOf(error) });
+      // It may never settle: its objects wait with all the others for the time that ends their waiting.
+      if (answered) return;
+      this.#queue.block(keys);
+      if (!this.#paused) this.#pause();
     }
   }
 
@@ -226,24 +242,13 @@ export class StoreController {
       this.#giveUp(keys, "the adapter holds another layout under this key and cannot delete");
       return rest;
     }
-    const names = keys.map((key) => this.#objectKey(key));
-    this.#core.record({ type: "l2.delete.submitted", adapter: number, keys, reason: "layout" });
-    const call = this.#core.commit() ? gate.delete(names) : null;
-    await call?.settled;
-    const gone = call?.lateResult() ?? null;
-    const deleted = keys.filter((_, i) => gone?.has(i) === true);
-    const kept = keys.filter((_, i) => gone?.has(i) !== true);
-    // The deleted keys may have lost their last reference: look at the items again before that.
-    const alive = items.filter((item) => this.#queue.isStillWanted(item) && !kept.includes(item.key));
-    if (deleted.length > 0) {
-      this.#core.record({ type: "l2.keys.deleted", adapter: number, keys: deleted, reason: "layout" });
-    }
-    if (kept.length > 0) {
-      this.#core.record({ type: "l2.delete.refused", adapter: number, keys: kept });
-      this.#failed(kept, "the object of another layout could not be deleted", false);
-    }
-    this.#core.commit();
-    return alive;
+    const { kept, doubtful } = await removeFromL2(this.#core, this.#adapter, keys, "layout", (names) =>
+      gate.delete(names),
+    );
+    // What left the adapter may have lost its last reference: the caller looks at each item again.
+    if (kept.length > 0) this.#failed(kept, "the object of another layout could not be deleted", false);
+    if (doubtful.length > 0) this.#leaveInDoubt(doubtful);
+    return items.filter(({ key }) => !kept.includes(key) && !doubtful.includes(key));
   }
 
   #settle(
@@ -277,8 +282,9 @@ export class StoreController {
     const bytes = stored.length * (batch[0]?.length ?? 0);
     this.storedObjects += stored.length;
     this.storedBytes += bytes;
-    this.#queue.succeeded(stored);
-    if (failed.length + doubtful.length === 0) this.#pauseMs = 0;
+    this.#queue.forget(stored);
+    if (failed.length + doubtful.length === 0) this.#resetPause();
+    else if (stored.length > 0) this.#pauses = 0;
     if (hopeless.length > 0) this.#giveUp(hopeless, text);
     if (failed.length > 0) this.#failed(failed, text, stored.length > 0);
     if (doubtful.length > 0) this.#leaveInDoubt(doubtful);
@@ -316,7 +322,7 @@ export class StoreController {
 
   #giveUp(keys: readonly number[], reason: string): void {
     const awaited = keys.filter((key) => this.#queue.isAwaited(key));
-    this.#queue.succeeded(keys);
+    this.#queue.forget(keys);
     if (awaited.length === 0) return;
     this.givenUp += awaited.length;
     this.#core.log.warn("objects will not be stored in L2 and may be dropped from L1", {

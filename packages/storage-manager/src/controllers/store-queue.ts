@@ -4,13 +4,12 @@ import { L2 } from "../state/ledger.ts";
 /** Entries that one look at the queue passes over. */
 const SKIPS_MAX = 8_192;
 const COMPACT_FROM = 4_096;
-const EXHAUSTED_MAX = 1_024;
+const OVERDUE_MAX = 1_024;
 
 /** One object to store, as it was when it was taken from the queue. */
 export interface StoreItem {
   readonly key: number;
   readonly slot: number;
-  readonly generation: number;
   readonly layout: number;
   readonly offset: number;
   readonly length: number;
@@ -33,6 +32,8 @@ export class StoreQueue {
   /** Keys whose other store or delete is under way. */
   readonly #blocked = new Set<number>();
   readonly #attempts = new Map<number, Attempts>();
+  /** When each waiting key came, oldest first. */
+  readonly #sinceMs = new Map<number, number>();
 
   constructor(core: Core, adapter: number) {
     this.#core = core;
@@ -44,11 +45,12 @@ export class StoreQueue {
   }
 
   push(key: number): void {
+    if (!this.#sinceMs.has(key)) this.#sinceMs.set(key, this.#core.now());
     this.#keys.push(key);
   }
 
   pushAll(items: readonly StoreItem[]): void {
-    for (const { key } of items) this.#keys.push(key);
+    for (const { key } of items) this.push(key);
   }
 
   /** True if the key's resident object is still to be stored in this adapter. */
@@ -63,7 +65,8 @@ export class StoreQueue {
     const { state } = this.#core;
     return (
       state.keys.resident.get(item.key) === item.slot + 1 &&
-      state.slots.generation.get(item.slot) === item.generation &&
+      state.slots.layout.get(item.slot) === item.layout &&
+      state.slotOffset(item.slot) === item.offset &&
       this.isAwaited(item.key)
     );
   }
@@ -72,6 +75,8 @@ export class StoreQueue {
   ready(items: readonly StoreItem[]): StoreItem[] {
     const ledger = this.#core.state.ledger(this.#adapter);
     const wanted = items.filter((item) => this.isStillWanted(item));
+    // Another object stands under the key by now and waits too: its entry may be this one.
+    this.pushAll(items.filter((item) => !wanted.includes(item) && this.isAwaited(item.key)));
     const free = (item: StoreItem): boolean => {
       const under = ledger.state.get(item.key);
       return under === L2.none || under === L2.stored;
@@ -91,7 +96,7 @@ export class StoreQueue {
     for (let skips = 0; this.#head < this.#keys.length && skips < SKIPS_MAX; ) {
       const key = this.#keys[this.#head] as number;
       if (!this.isAwaited(key) || taken.has(key)) {
-        if (!taken.has(key)) this.#attempts.delete(key);
+        if (!taken.has(key)) this.forget([key]);
         this.#head++;
         skips++;
         continue;
@@ -126,7 +131,6 @@ export class StoreQueue {
     return {
       key,
       slot,
-      generation: state.slots.generation.get(slot),
       layout: state.slots.layout.get(slot),
       offset: state.slotOffset(slot),
       length: state.slotBytes(slot),
@@ -155,8 +159,13 @@ export class StoreQueue {
     return some;
   }
 
-  succeeded(keys: readonly number[]): void {
-    for (const key of keys) this.#attempts.delete(key);
+  /** These keys wait no more. */
+  forget(keys: readonly number[]): void {
+    for (const key of keys) {
+      this.#attempts.delete(key);
+      this.#sinceMs.delete(key);
+      this.#blocked.delete(key);
+    }
   }
 
   /** Counts a failure of each key; answers those that have failed often and long enough. */
@@ -177,14 +186,14 @@ export class StoreQueue {
     return count >= options.storeAttemptsMax && now - firstMs >= options.storeGiveUpMs;
   }
 
-  /** Keys that have failed often and long enough, a bounded number. */
-  exhausted(): number[] {
-    const now = this.#core.now();
+  /** Keys that have waited for `storeGiveUpMs`, queued or blocked; a bounded number, oldest first. */
+  overdue(): number[] {
+    const limit = this.#core.now() - this.#core.options.storeGiveUpMs;
     const keys: number[] = [];
-    for (const [key, attempts] of this.#attempts) {
-      if (!this.isAwaited(key)) this.#attempts.delete(key);
-      else if (this.#isOver(attempts, now)) keys.push(key);
-      if (keys.length >= EXHAUSTED_MAX) break;
+    for (const [key, sinceMs] of this.#sinceMs) {
+      if (sinceMs > limit || keys.length >= OVERDUE_MAX) break;
+      if (this.isAwaited(key)) keys.push(key);
+      else this.forget([key]);
     }
     return keys;
   }

@@ -77,8 +77,9 @@ export const EVENT_DEFINITIONS = {
   "client.registered": define({
     code: 6,
     version: 1,
-    fields: { instance: "id64", modelName: "text", worldSize: "uint", layout: "uint" },
-    meaning: "An instance registered its KV cache, or refreshed its registration.",
+    fields: { instance: "id64", modelName: "text", worldSize: "uint", layout: "uint", inline: "flag" },
+    meaning:
+      "An instance registered its KV cache, or refreshed it; with `inline` it does not copy out of the pool.",
   }),
   "client.unregistered": define({
     code: 7,

@@ -22,8 +22,6 @@ export interface RegistrationRequest {
 export interface Liveness {
   lastSeenMs: number;
   pinged: boolean;
-  /** It was offered the pool and sends its data inline. */
-  inline: boolean;
 }
 
 /** Registered instances: who they are, and whether they live. */
@@ -56,7 +54,7 @@ export class Clients {
   liveness(instance: bigint): Liveness {
     let liveness = this.#liveness.get(instance);
     if (liveness === undefined) {
-      liveness = { lastSeenMs: this.#core.now(), pinged: false, inline: false };
+      liveness = { lastSeenMs: this.#core.now(), pinged: false };
       this.#liveness.set(instance, liveness);
     }
     return liveness;
@@ -94,8 +92,8 @@ export class Clients {
     return false;
   }
 
-  /** Registers, or refreshes. A registration ends no hand-out: the client does it while it copies. */
-  register(request: RegistrationRequest): void {
+  /** Registers, or refreshes; `offersPool`: the answer names the pool. A registration ends no hand-out: the client does it while it copies. */
+  register(request: RegistrationRequest, offersPool: boolean): void {
     const { state, options } = this.#core;
     this.#core.assertHealthy();
     const known = state.clients.get(request.instanceId);
@@ -114,8 +112,10 @@ export class Clients {
     const layout = this.#layoutNumber(request);
     this.#strangers.delete(request.instanceId);
     this.liveness(request.instanceId).lastSeenMs = this.#core.now();
+    const inline = !offersPool || known?.inline === true;
     const unchanged =
-      known?.modelName === request.modelName &&
+      known?.inline === inline &&
+      known.modelName === request.modelName &&
       known.worldSize === request.worldSize &&
       known.layout === layout;
     if (unchanged && state.modelLayouts.get(modelText(request.modelName, request.worldSize)) === layout)
@@ -126,6 +126,7 @@ export class Clients {
       modelName: request.modelName,
       worldSize: request.worldSize,
       layout,
+      inline,
     });
   }
 
@@ -187,11 +188,11 @@ export class Clients {
     }
   }
 
+  /** The instance sent its data inline: it is answered inline from now on, also after a restart. */
   noteInline(instance: bigint): void {
-    const liveness = this.liveness(instance);
-    if (liveness.inline) return;
-    liveness.inline = true;
-    if (this.#core.pool.shmName === "") return;
+    const client = this.require(instance);
+    if (client.inline) return;
+    this.#core.record({ type: "client.registered", ...client, inline: true });
     this.inlineDespitePool++;
     this.#core.log.warn(
       "a client was offered the shared-memory pool and sends its data inline: it sees another /dev/shm (a container " +
@@ -202,6 +203,6 @@ export class Clients {
 
   /** True if the instance copies by itself out of the pool. */
   usesPool(instance: bigint): boolean {
-    return this.#core.pool.shmName !== "" && !this.liveness(instance).inline;
+    return this.#core.pool.shmName !== "" && this.get(instance)?.inline === false;
   }
 }

@@ -115,6 +115,8 @@ export class HandOuts {
   instanceGone(instance: bigint, proven: boolean): void {
     for (const number of [...(this.#byInstance.get(instance) ?? [])]) {
       const transfer = this.#core.state.transfer(number);
+      // A load of an adapter's helper process is no client's to end.
+      if (transfer.writer === WRITER.load) continue;
       if (proven) this.end(transfer, "unregister");
       else this.#hold(transfer, "silent");
     }

@@ -1,22 +1,21 @@
 import type { Core } from "../core.ts";
-import type { Session } from "../state/records.ts";
 import { Column } from "../state/columns.ts";
+import type { Session } from "../state/records.ts";
 
-/** Queue entries that one sweep looks at. */
+/** Slots that one sweep looks at. */
 const EXPIRY_BATCH_MAX = 8_192;
+const BUCKET_MS = 1_000;
 
 /**
- * Ends read locks by time: a lock lives `readTtlMs` after the last lock on its object. As all live equally long,
- * a queue in order of arrival is enough; a slot stands in it once.
+ * Ends read locks by time: a lock lives `readTtlMs` after the last lock on its object. Slots stand in buckets of a
+ * second by the time at which they are looked at; each slot in one.
  */
 export class LockClock {
   readonly #core: Core;
   readonly #deadline = new Column(Float64Array);
   readonly #queued = new Column(Uint8Array);
-  /** Slots, and beside each the deadline that it had when it was queued: never falling. */
-  #queue: number[] = [];
-  #due: number[] = [];
-  #head = 0;
+  readonly #buckets = new Map<number, number[]>();
+  #nextBucket = Number.NaN;
 
   constructor(core: Core) {
     this.#core = core;
@@ -34,9 +33,12 @@ export class LockClock {
   }
 
   #push(slot: number): void {
+    const bucket = Math.ceil(this.#deadline.get(slot) / BUCKET_MS);
     this.#queued.set(slot, 1);
-    this.#queue.push(slot);
-    this.#due.push(this.#deadline.get(slot));
+    const slots = this.#buckets.get(bucket);
+    if (slots === undefined) this.#buckets.set(bucket, [slot]);
+    else slots.push(slot);
+    if (!(this.#nextBucket <= bucket)) this.#nextBucket = bucket;
   }
 
   /** Ends what is due, a bounded number at a time. */
@@ -44,19 +46,20 @@ export class LockClock {
     const now = this.#core.now();
     const expired: number[] = [];
     let looked = 0;
-    for (; looked < EXPIRY_BATCH_MAX && this.#head < this.#queue.length; looked++) {
-      if ((this.#due[this.#head] as number) > now) break;
-      const slot = this.#queue[this.#head++] as number;
+    while (this.#buckets.size > 0 && this.#nextBucket * BUCKET_MS <= now && looked < EXPIRY_BATCH_MAX) {
+      const slots = this.#buckets.get(this.#nextBucket);
+      if (slots === undefined || slots.length === 0) {
+        this.#buckets.delete(this.#nextBucket++);
+        continue;
+      }
+      const slot = slots.pop() as number;
+      looked++;
       this.#queued.set(slot, 0);
       if (this.#core.state.slots.locks.get(slot) === 0) continue;
       if (this.#deadline.get(slot) <= now) expired.push(slot);
       else this.#push(slot);
     }
-    if (this.#head > 4_096 && this.#head * 2 > this.#queue.length) {
-      this.#queue = this.#queue.slice(this.#head);
-      this.#due = this.#due.slice(this.#head);
-      this.#head = 0;
-    }
+    if (this.#buckets.size === 0) this.#nextBucket = Number.NaN;
     if (expired.length > 0) this.#core.record({ type: "l1.read.expired", slots: expired });
   }
 }

@@ -213,6 +213,22 @@ export class Writes {
       this.#room.giveBack(offsets, bytes);
       return null;
     }
+    try {
+      return this.#recordReserved(request, client, chunks, offsets, writer);
+    } catch (error) {
+      this.#room.giveBack(offsets, bytes);
+      throw error;
+    }
+  }
+
+  #recordReserved(
+    request: ChunkRequest,
+    client: Client,
+    chunks: readonly number[],
+    offsets: readonly number[],
+    writer: number,
+  ): Transfer {
+    const { state } = this.#core;
     const staged = chunks.slice(0, offsets.length);
     const [kvRank] = kvRanksOf(request) as [number];
     const group = this.#core.ensureGroup(this.#core.groupFor(request.modelName, kvRank, request.cacheSalt));
@@ -316,7 +332,7 @@ export class Writes {
     const client = this.#clients.get(instance);
     if (client === undefined || request.workerId === null || !this.#matchesClient(request, client))
       return false;
-    this.#clients.noteInline(instance);
+    if (this.#core.healthy) this.#clients.noteInline(instance);
     if (!this.#core.healthy || objects.length !== request.endChunk - request.firstChunk) return false;
     const layout = this.#core.state.layout(client.layout);
     const fits = objects.every(

@@ -72,6 +72,15 @@ function firstChunkSeq(poolId: string): number {
   return Number.parseInt(poolId.slice(0, 13), 16) || 1;
 }
 
+/** Which adapters are open decides what is protected: only at a start, so it may look at every slot. */
+function resettleAwaiting(state: CacheState): void {
+  for (let slot = 0; slot < state.slots.numbers.bound; slot++) {
+    if (state.slots.state.get(slot) !== SLOT.resident || state.slots.awaiting.get(slot) === 0) continue;
+    if (state.isProtected(slot)) state.leaveOrder(slot);
+    else state.settleSlot(slot);
+  }
+}
+
 function takeLocks(state: CacheState, session: Session, slots: readonly number[]): void {
   session.slots = Uint32Array.from(slots);
   session.generations = new Uint32Array(slots.length);
@@ -94,6 +103,7 @@ const HANDLERS: Handlers = {
   "engine.started": (state) => {
     state.cleanStop = false;
     for (const ledger of state.ledgers) ledger.active = false;
+    resettleAwaiting(state);
   },
   "engine.stopped": (state) => {
     state.cleanStop = true;
@@ -123,8 +133,8 @@ const HANDLERS: Handlers = {
   "group.defined": (state, { group, modelName, kvRank, objectGroupId, cacheSalt }) => {
     state.keys.defineGroup(group, { modelName, kvRank, objectGroupId, cacheSalt });
   },
-  "client.registered": (state, { instance, modelName, worldSize, layout }) => {
-    state.clients.set(instance, { instance, modelName, worldSize, layout });
+  "client.registered": (state, { instance, modelName, worldSize, layout, inline }) => {
+    state.clients.set(instance, { instance, modelName, worldSize, layout, inline });
     state.modelLayouts.set(modelText(modelName, worldSize), layout);
   },
   "client.unregistered": (state, { instance }) => {
@@ -151,6 +161,7 @@ const HANDLERS: Handlers = {
     ledger.location = location;
     ledger.active = true;
     state.ledgers[adapter] = ledger;
+    resettleAwaiting(state);
   },
   "l1.key.bound": (state, { group, keys, hashes }) => {
     state.keys.groupOf(group);

@@ -19,6 +19,8 @@ export interface Client {
   readonly modelName: string;
   readonly worldSize: number;
   readonly layout: number;
+  /** It was not offered the pool, or was and sends its data inline all the same. */
+  readonly inline: boolean;
 }
 
 /** Which layout a model has at a world size: the latest registration's. */

@@ -309,7 +309,9 @@ export class Driver {
     const uses = this.#engine.manager.clients.usesPool(instance);
     // An inline client stays one; here the same instance does both.
     await this.#engine.turn((manager) => manager.commitStore(request, instance, chunks));
-    if (uses) this.#engine.manager.clients.liveness(instance).inline = false;
+    const client = this.#engine.state.clients.get(instance);
+    if (!uses || client === undefined) return;
+    this.#engine.turn(({ core }) => core.record({ type: "client.registered", ...client, inline: false }));
   }
 
   #prepareRetrieve(on: Target): void {

@@ -1,4 +1,4 @@
-import type { L2Adapter } from "@cache/contracts";
+import { CacheError, type L2Adapter } from "@cache/contracts";
 import type { MockAdapter } from "@cache/l2-mock";
 import { beforeEach, describe, expect, it } from "vitest";
 import { mockAdapter, startEngine, temporaryDisk } from "../support/engine.ts";
@@ -152,7 +152,7 @@ describe("giving a read back late", () => {
     engine.register(2n);
     await engine.store(1n, chat.range());
     await engine.lookup(chat.lookup({ readers: 2 }));
-    engine.manager.clients.liveness(1n).inline = true;
+    engine.turn((manager) => manager.clients.noteInline(1n));
     const first = await engine.turn((manager) => manager.prepareRetrieve(chat.range(), 1n));
     if (first.kind !== "inline") throw new Error(first.kind);
     engine.unregister(1n);
@@ -232,13 +232,100 @@ describe("an inline read that a kill cut off", () => {
     engine.register(1n);
     await engine.store(1n, chat.range());
     await engine.lookup(chat.lookup());
-    engine.manager.clients.liveness(1n).inline = true;
+    engine.turn((manager) => manager.clients.noteInline(1n));
     const read = await engine.turn((manager) => manager.prepareRetrieve(chat.range(), 1n));
     expect(read.kind).toBe("inline");
     expect(engine.state.transfers.size).toBe(1);
     await engine.crash();
     const again = await startEngine({ disk });
     expect(again.state.transfers.size).toBe(0);
+    checkInvariants(again);
+  });
+});
+
+describe("an adapter that is dead for good", () => {
+  it.each(["fails", "hangs"] as const)(
+    "and %s, for lookups too: L1 is usable again after a while",
+    async (how) => {
+      for (const operation of ["store", "lookup"] as const) {
+        if (how === "fails") l2.control.failNext(operation, 1_000_000);
+        else l2.control.hang(operation);
+      }
+      const engine = await startEngine({
+        slots: 8,
+        adapters: { l2 },
+        options: { reapUnpingedMs: 0, storeWaitMs: 0 },
+      });
+      engine.register(1n);
+      expect(await engine.store(1n, prompt("first", 8).range())).toBe(true);
+      await engine.settle();
+      expect(await engine.store(1n, prompt("second", 2).range())).toBe(false);
+      for (let minute = 0; minute < 10; minute++) await engine.pass(60 * SECOND, SECOND);
+      expect(engine.eventsOf("l2.store.given_up").flatMap(({ keys }) => keys).length).toBeGreaterThanOrEqual(
+        8,
+      );
+      expect(await engine.store(1n, prompt("second", 2).range())).toBe(true);
+    },
+  );
+});
+
+describe("a delete whose answer was lost", () => {
+  it("is asked about: the account says what is there", async () => {
+    const engine = await startEngine({ adapters: { l2 }, options: { reapUnpingedMs: 0 } });
+    engine.register(1n);
+    await engine.store(1n, chat.range({ salt: "tenant" }));
+    await engine.settle();
+    const remove = l2.delete?.bind(l2);
+    l2.delete = async (keys, signal) => {
+      await remove?.(keys, signal);
+      throw new CacheError("BACKEND_UNAVAILABLE", "the connection is gone");
+    };
+    engine.turn((manager) => manager.setQuota("tenant", 0));
+    await engine.pass(10 * SECOND, SECOND);
+    expect(l2.status()["object_count"]).toBe(0);
+    expect(engine.state.ledger(0)).toMatchObject({ storedCount: 0, inDoubt: 0 });
+    checkInvariants(engine);
+  });
+});
+
+describe("a lock that expires while another layout is being deleted", () => {
+  it("does not lose the store", async () => {
+    const engine = await startEngine({
+      adapters: { l2 },
+      options: { reapUnpingedMs: 0, readTtlMs: 2 * SECOND },
+    });
+    engine.register(1n);
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    const release = l2.control.hang("delete", { ignoreAbort: true });
+    engine.register(1n, FLOAT16);
+    await engine.store(1n, chat.range());
+    await engine.lookup(chat.lookup());
+    await engine.settle();
+    await engine.pass(5 * SECOND, SECOND);
+    release();
+    await engine.pass(5 * SECOND, SECOND);
+    expect(engine.state.ledger(0)).toMatchObject({ storedCount: 3, inDoubt: 0 });
+    expect(engine.state.slots.orderEnds.count).toBe(3);
+  });
+});
+
+describe("an adapter that leaves the configuration", () => {
+  it("protects nothing any more, and what waits for another is kept", async () => {
+    const disk = temporaryDisk();
+    const dead = mockAdapter();
+    dead.control.failNext("store", 1_000_000);
+    const engine = await startEngine({ disk, adapters: { good: l2, dead }, options: { reapUnpingedMs: 0 } });
+    engine.register(1n);
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    expect(engine.state.slots.orderEnds.count).toBe(3);
+    await engine.crash();
+    const without = await startEngine({ disk, adapters: { dead }, options: { reapUnpingedMs: 0 } });
+    expect(without.state.slots.orderEnds.count).toBe(0);
+    await without.crash();
+    const again = await startEngine({ disk, adapters: { good: l2, dead }, options: { reapUnpingedMs: 0 } });
+    expect(again.state.slots.orderEnds.count).toBe(3);
     checkInvariants(again);
   });
 });
