@@ -16,6 +16,11 @@ const engine = spawn(process.execPath, [...args, ...process.argv.slice(2)], { st
 // The terminal sends SIGINT to the engine itself; what is sent to this process alone is passed on.
 process.on("SIGINT", () => undefined);
 process.on("SIGTERM", () => engine.kill("SIGTERM"));
+// npm does not pass a SIGTERM on. When it is gone, nobody is left who could stop the engine.
+const parent = process.ppid;
+setInterval(() => {
+  if (process.ppid !== parent) engine.kill("SIGTERM");
+}, 500).unref();
 engine.on("error", (error) => {
   console.error(`error INTERNAL: the engine cannot be run: ${error.message}`);
   process.exit(1);

@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -20,9 +20,19 @@ async function freePort(): Promise<number> {
 test("serve: banner, ping, a held state directory, clean stop, purge", async () => {
   const directory = mkdtempSync(join(tmpdir(), "serve-"));
   const [port, httpPort] = [await freePort(), await freePort()];
-  const pool = `/dev/shm/lmcache_l1_pool_cache_engine_${port}`;
+  const name = `serve_test_${port}`;
+  const pool = `/dev/shm/lmcache_l1_pool_${name}`;
   const state = ["--port", String(port), "--state-dir", join(directory, "state")];
-  const words = ["serve", ...state, "--http-port", String(httpPort), "--l1-size-gb", "0.01"];
+  const words = [
+    "serve",
+    ...state,
+    "--http-port",
+    String(httpPort),
+    "--l1-size-gb",
+    "0.01",
+    "--shm-name",
+    name,
+  ];
   const engine = spawn(process.execPath, [BIN, ...words], { env: ENV, stdio: ["ignore", "pipe", "pipe"] });
   const ended = new Promise<number | null>((resolve) => engine.once("exit", resolve));
   let out = "";
@@ -43,10 +53,13 @@ test("serve: banner, ping, a held state directory, clean stop, purge", async () 
     const urls = ["--url", `http://127.0.0.1:${httpPort}`, "--rpc-url", `tcp://127.0.0.1:${port}`];
     expect(JSON.parse(run("ping", "--json", ...urls).stdout)).toMatchObject({ ok: true });
     expect(run("purge", ...state).status).toBe(4);
+    const again = run(...words);
+    expect(again.status).toBe(4);
+    expect(again.stderr).toContain(`another engine uses the state directory ${join(directory, "state")}`);
     engine.kill("SIGTERM");
     expect(await ended).toBe(0);
     expect(out.trim().split("\n").at(-1)).toBe(
-      `stopped; the pool ${pool} is kept for the next start; free it with: npx @cache/engine purge --port ${port}`,
+      `stopped; the pool ${pool} is kept for the next start; free it with: npx @cache/engine purge --port ${port} --shm-name ${name}`,
     );
     for (const line of log.trim().split("\n"))
       expect(JSON.parse(line)).toMatchObject({ instance: String(port) });
@@ -55,6 +68,31 @@ test("serve: banner, ping, a held state directory, clean stop, purge", async () 
   } finally {
     engine.kill("SIGKILL");
     rmSync(pool, { force: true });
+    rmSync(directory, { recursive: true, force: true });
+  }
+});
+
+test("serve: a start that cannot succeed names the cause and leaves no pool", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "serve-"));
+  const [port, httpPort] = [await freePort(), await freePort()];
+  const words = ["serve", "--port", String(port), "--http-port", String(httpPort), "--l1-size-gb", "0.01"];
+  const start = (adapter: object) =>
+    spawnSync(
+      process.execPath,
+      [BIN, ...words, "--state-dir", join(directory, "state"), "--l2-adapter", JSON.stringify(adapter)],
+      { env: ENV, encoding: "utf8" },
+    );
+  try {
+    const eviction = { eviction_policy: "LRU" };
+    const unbounded = start({ type: "fs", base_path: join(directory, "l2"), eviction });
+    expect(unbounded.status).toBe(2);
+    expect(unbounded.stderr).toMatch(/INVALID_CONFIG.*max_capacity_gb/);
+    writeFileSync(join(directory, "file"), "");
+    const misplaced = start({ type: "fs", base_path: join(directory, "file", "l2") });
+    expect(misplaced.status).not.toBe(0);
+    expect(misplaced.stderr).toContain(join(directory, "file"));
+    expect(existsSync(`/dev/shm/lmcache_l1_pool_cache_engine_${port}`)).toBe(false);
+  } finally {
     rmSync(directory, { recursive: true, force: true });
   }
 });

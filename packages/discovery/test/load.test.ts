@@ -173,9 +173,19 @@ test.each([
   ["nixl_store", "npm install @cache/l2-nixl"],
   ["foo", "npm install @cache/l2-foo"],
   ["plugin", "install an adapter package"],
+  ["fs_native", "use the type fs"],
 ])("the error for the unknown type %s says what to install", async (type, text) => {
   await expect(load(type)).rejects.toMatchObject({
     code: "ADAPTER_TYPE_UNKNOWN",
     message: expect.stringContaining(text),
   });
 });
+
+test.each(["near", "neaarby", "naerby", "nearbx"])(
+  "a mistyped %s is told the type that it means",
+  async (typed) => {
+    tree.adapter("node_modules/cache-l2-nearby", { name: "cache-l2-nearby", types: ["nearby"] });
+    const meant = typed === "near" ? /npm install/ : /did you mean 'nearby'/;
+    await expect(load(typed)).rejects.toMatchObject({ message: expect.stringMatching(meant) });
+  },
+);

@@ -94,16 +94,25 @@ export class StorageManager {
     gate: Partial<GateOptions>,
     adapterLog: (id: string) => AdapterLog,
   ): Promise<void> {
+    let next = this.core.state.ledgers.length;
     for (const setup of setups) {
-      const number = this.#numberOf(setup);
+      const number = this.core.state.ledgers.find(({ id }) => id === setup.id)?.number ?? next++;
       const buffers = new ObjectBuffers(this.core);
       this.#adapters.push({ ...setup, number, gate: guardAdapter(setup.id, setup.adapter, gate), buffers });
     }
+    if (next > ADAPTERS_MAX) {
+      throw new CacheError(
+        "LIMIT_REACHED",
+        `this state directory would know ${next} adapters, at most ${ADAPTERS_MAX}; start with a new one (--state-dir)`,
+      );
+    }
+    await this.#open(adapterLog);
+    // Only what really opened changes an account: a mistyped path must not end the right one's.
+    for (const adapter of this.#adapters) this.#recordOpened(adapter);
     const byNumber = new Map(this.#adapters.map((adapter) => [adapter.number, adapter]));
     endDeadTransfers(this.core, (number) => {
       return byNumber.get(number)?.adapter.capabilities.writesOnlyFromEngineProcess ?? false;
     });
-    await this.#open(adapterLog);
     for (const adapter of this.#adapters) {
       const store = new StoreController(this.core, adapter, this.room);
       const keeper = new L2Keeper(this.core, adapter);
@@ -137,27 +146,18 @@ export class StorageManager {
     });
   }
 
-  #numberOf(setup: AdapterSetup): number {
-    const { ledgers } = this.core.state;
-    const known = ledgers.find((ledger) => ledger?.id === setup.id);
-    const number = known?.number ?? ledgers.length;
-    if (number >= ADAPTERS_MAX) {
-      throw new CacheError(
-        "LIMIT_REACHED",
-        `this state directory has known ${ADAPTERS_MAX} adapters; start with a new one (--state-dir)`,
-      );
-    }
-    const { location } = setup.adapter;
+  #recordOpened({ id, number, adapter }: AttachedAdapter): void {
+    const known = this.core.state.ledgers[number];
+    const { location } = adapter;
     const reset = known !== undefined && known.location !== location;
     if (reset) {
       this.core.log.warn("an adapter has another location than before: its accounting begins anew", {
-        adapter: setup.id,
+        adapter: id,
         before: known.location,
         now: location,
       });
     }
-    this.core.record({ type: "adapter.opened", adapter: number, id: setup.id, location, reset });
-    return number;
+    this.core.record({ type: "adapter.opened", adapter: number, id, location, reset });
   }
 
   #enqueueStores(key: number, mask: number): void {

@@ -17,7 +17,7 @@ export interface BannerFacts {
 export function banner({ config, engine, httpAddress, version, readyMs }: BannerFacts): string {
   const rows = [
     ["rpc", engine.rpcAddress],
-    ["http", `${httpAddress}  (GET /healthcheck, GET /status, POST /cache/clear)`],
+    ["http", `${httpAddress}  (/healthcheck, /status, /metrics; all routes: /openapi.json)`],
     ["pool", poolText(config, engine.poolPath)],
     ["state", config.state.directory ?? "in memory: nothing survives a restart"],
     ...adapterRows(config),
@@ -29,6 +29,7 @@ export function banner({ config, engine, httpAddress, version, readyMs }: Banner
     kv_connector_extra_config: {
       "lmcache.mp.host": hostUrl(engine.rpcAddress),
       "lmcache.mp.port": portOf(engine.rpcAddress),
+      "lmcache.mp.mq_timeout": 5,
     },
   });
   return `cache-engine ${version}

@@ -1,7 +1,8 @@
 import { acquireFileLock, type FileLock } from "@cache/libc";
 import type { Command } from "commander";
-import { existsSync, rmSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { POOL_NAME_FILE } from "../config/state-directory.ts";
 import { loadConfig } from "../config/load-config.ts";
 import { typedFlags } from "./config-flags.ts";
 import { say } from "./output.ts";
@@ -17,8 +18,10 @@ export async function purge(command: Command): Promise<void> {
   const { json, state, config: file, ...flags } = typedFlags(command);
   const configFile = typeof file === "string" ? file : undefined;
   const { config } = await loadConfig({ flags, configFile, environment: process.env });
-  const pool = poolPath(config.l1.shmName);
   const directory = config.state.directory;
+  const pool = poolPath(
+    flags["shm_name"] === undefined ? (notedPoolName(directory) ?? config.l1.shmName) : config.l1.shmName,
+  );
   const journal = directory === null ? null : join(directory, "journal");
   const present = (path: string | null): path is string => path !== null && existsSync(path);
   const locks: FileLock[] = [];
@@ -40,6 +43,13 @@ export async function purge(command: Command): Promise<void> {
       `nothing to remove: ${pool ?? "no shared memory"}${state === true ? `, ${directory ?? "no state directory"}` : ""}`,
     );
   else for (const path of removed) say(`removed ${path}`);
+}
+
+/** Name of the pool that the engine of this state directory used last; null if it noted none. */
+function notedPoolName(directory: string | null): string | null {
+  if (directory === null) return null;
+  const file = join(directory, POOL_NAME_FILE);
+  return existsSync(file) ? readFileSync(file, "utf8").trim() : null;
 }
 
 /** Path of the pool file of a name, null for no shared memory. */

@@ -64,7 +64,14 @@ async function start(config: EngineConfig, log: EngineLog, signal: AbortSignal):
     import("../engine/run-engine.ts"),
   ]);
   let engine: RunningEngine | null = null;
-  const http = await startHttpServer({ ...config.http, view: () => engine?.view ?? null, log });
+  const http = await startHttpServer({ ...config.http, view: () => engine?.view ?? null, log }).catch(
+    async (error: unknown) => {
+      // The commonest cause is the same engine once more: then its state says so better than the port.
+      const { assertStateIsFree } = await import("../engine/state-lock.ts");
+      await assertStateIsFree(config);
+      throw error;
+    },
+  );
   try {
     engine = await runEngine(config, {
       log,

@@ -3,6 +3,9 @@ import { mkdirSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 
+/** File in the state directory that holds the name of the engine's pool, for `purge`. */
+export const POOL_NAME_FILE = "pool-name";
+
 /** What the state directory is derived from. */
 export interface StateDirectoryInputs {
   /** `--state-dir`, its environment variable or the file's `state_dir`. */

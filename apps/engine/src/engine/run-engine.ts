@@ -1,4 +1,4 @@
-import { mkdir, rename } from "node:fs/promises";
+import { mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type AdapterLog, CacheError, hasCode, type L1MemoryDesc } from "@cache/contracts";
 import { type Journal, openJournal } from "@cache/journal";
@@ -16,6 +16,8 @@ import type { EngineContext, EngineView, RunEngine, RunningEngine } from "../eng
 import { CacheCounters } from "../metrics/cache-counters.ts";
 import { engineHandlers } from "./handlers.ts";
 import { gateOptions, managerOptions } from "./manager-options.ts";
+import { journalDirectory, stateIsTaken } from "./state-lock.ts";
+import { POOL_NAME_FILE } from "../config/state-directory.ts";
 import { engineView } from "./engine-view.ts";
 
 /** Exit status of an engine that found its own state wrong; a supervisor starts it again. */
@@ -38,17 +40,14 @@ export const runEngine: RunEngine = async (config, context) => {
   }
 };
 
-function journalDirectory(stateDirectory: string): string {
-  return join(stateDirectory, "journal");
-}
-
 async function compose(
   config: EngineConfig,
   context: EngineContext,
   setAside: string | null,
 ): Promise<RunningEngine> {
+  const directory = config.state.directory === null ? null : journalDirectory(config.state.directory);
   const { journal, recovery } = await openJournal({
-    directory: config.state.directory === null ? null : journalDirectory(config.state.directory),
+    directory,
     fsync: config.journalFsync,
     onHealth: (health) => {
       if (health.state === "ok") context.log.info("the journal can be written again");
@@ -57,6 +56,8 @@ async function compose(
         context.log.error("the journal cannot be written: nothing new is handed out", { cause });
       }
     },
+  }).catch((error: unknown) => {
+    throw hasCode(error, "LOCKED_BY_OTHER_PROCESS") ? stateIsTaken(config, error) : error;
   });
   let pool: L1Pool | null = null;
   let manager: StorageManager | null = null;
@@ -77,6 +78,7 @@ async function compose(
       adapterLog: (id) => withId(context.log, id),
       onBroken: () => process.exit(BROKEN_STATE_EXIT),
     });
+    await notePoolName(config);
     // Before any client comes: the counters begin with the engine.
     const counters = new CacheCounters(manager, config.http.metricsSaltLabel);
     const rpc = await startRpcServer({
@@ -92,10 +94,18 @@ async function compose(
     return running(config, view, journal, manager, rpc, setAside);
   } catch (error) {
     await manager?.stop();
-    await (pool as L1Pool | null)?.close({ keep: config.state.directory !== null });
+    // A pool that this start made holds nothing yet.
+    const opened = pool as L1Pool | null;
+    await opened?.close({ keep: opened.reattached && config.state.directory !== null });
     await journal.close();
     throw error;
   }
+}
+
+/** For `purge`: which pool belongs to this state directory. */
+async function notePoolName(config: EngineConfig): Promise<void> {
+  if (config.state.directory === null) return;
+  await writeFile(join(config.state.directory, POOL_NAME_FILE), `${config.l1.shmName}\n`, { mode: 0o600 });
 }
 
 function poolOptions(config: EngineConfig, journalId: string) {
@@ -146,6 +156,12 @@ function makeAdapters(
       );
     }
     const { eviction, shared } = spec.common;
+    if (eviction?.policy === "LRU" && !capabilities.globalEviction) {
+      throw new CacheError(
+        "INVALID_CONFIG",
+        `${where}: eviction has no capacity to go by; give the adapter one (fs: max_capacity_gb), or leave eviction out`,
+      );
+    }
     return {
       id: spec.id,
       adapter,

@@ -329,3 +329,22 @@ describe("an adapter that leaves the configuration", () => {
     checkInvariants(again);
   });
 });
+
+describe("a start that fails because an adapter cannot be opened", () => {
+  it("leaves the account of the right place alone", async () => {
+    const disk = temporaryDisk();
+    const engine = await startEngine({ disk, adapters: { l2 } });
+    engine.register(1n);
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.crash();
+    const mistyped = mockAdapter();
+    Object.assign(mistyped, { location: "elsewhere" });
+    mistyped.open = () => Promise.reject(new CacheError("BACKEND_REFUSED", "no such place"));
+    await expect(startEngine({ disk, adapters: { l2: mistyped } })).rejects.toMatchObject({
+      code: "BACKEND_REFUSED",
+    });
+    const again = await startEngine({ disk, adapters: { l2 } });
+    expect(again.state.ledger(0)).toMatchObject({ storedCount: 3, location: l2.location });
+  });
+});
