@@ -56,11 +56,16 @@ export interface DispatcherOptions {
   readonly onLateReply: () => void;
 }
 
+/** Refusals of one operation are logged this seldom. */
+const REFUSAL_LOG_EVERY_MS = 60_000;
+
 /** Turns messages into calls of the handlers, and their answers into replies that are ready for a commit. */
 export class Dispatcher {
   readonly #options: DispatcherOptions;
   #ready: ReadyReply[] = [];
   #inFlightBytes = 0;
+  /** By operation of ours: bounded by their number. */
+  readonly #refusalLoggedMs = new Map<string, number>();
   #inFlightCalls = 0;
   /** The last free_lookup_locks or end_session of a request id that has not settled. */
   readonly #lastOfRequest = new Map<string, Promise<unknown>>();
@@ -138,8 +143,18 @@ export class Dispatcher {
     this.#ready.push({ ...address, op, outcome });
   }
 
+  /** Tells the operator why calls of one kind are refused, once a minute. */
+  #logRefusal(op: string, text: string): void {
+    const now = performance.now();
+    if (now - (this.#refusalLoggedMs.get(op) ?? Number.NEGATIVE_INFINITY) < REFUSAL_LOG_EVERY_MS) return;
+    this.#refusalLoggedMs.set(op, now);
+    this.#options.log.warn("calls are refused", { op, text });
+  }
+
   #notServed(address: ReplyAddress, operation: Operation): void {
-    let outcome = textOutcome(refusalText(operation.name));
+    const text = refusalText(operation.name);
+    if (operation.kind !== "ignored") this.#logRefusal(operation.name, text);
+    let outcome = textOutcome(text);
     if (operation.kind === "ignored") outcome = { encode: () => undefined, unconditional: true };
     if (operation.kind === "refused-transfer")
       outcome = { encode: encodeRefusedTransfer, unconditional: true };
@@ -222,7 +237,10 @@ export class Dispatcher {
 
   /** The text for the client; logs what only the operator may see. */
   #textOf(error: unknown, op: string): string {
-    if (isCacheError(error)) return messageOf(error);
+    if (isCacheError(error)) {
+      this.#logRefusal(op, messageOf(error));
+      return messageOf(error);
+    }
     this.#options.log.error("a call failed inside the server", { op, error: messageOf(error) });
     return "failed inside the server; see its log";
   }
