@@ -43,8 +43,9 @@ async function timed(url: string, ask: () => Promise<string>): Promise<PingResul
   try {
     detail = await ask();
   } catch (error) {
-    const cause = error instanceof Error && error.cause instanceof Error ? `: ${error.cause.message}` : "";
-    detail = `${messageOf(error)}${cause}`;
+    const text = messageOf(error);
+    const cause = error instanceof Error && error.cause instanceof Error ? error.cause.message : "";
+    detail = text.includes(cause) ? text : `${text}: ${cause}`;
   }
   const milliseconds = Number((performance.now() - start).toFixed(1));
   return { ok: detail === "healthy", url, milliseconds, detail };
