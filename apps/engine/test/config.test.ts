@@ -351,6 +351,9 @@ test("the state directory is made for its owner alone; one that others may read 
   chmodSync(path, 0o755);
   expect(prepareStateDirectory(path)).toContain("mode 0755");
   const blocked = join(file("", "a-file"), "state");
+  expect(() => prepareStateDirectory("/proc/state")).toThrow(
+    expect.objectContaining({ code: "INVALID_CONFIG" }),
+  );
   expect(() => prepareStateDirectory(blocked)).toThrow(expect.objectContaining({ code: "INVALID_CONFIG" }));
 });
 

@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import { z } from "zod";
 
 const MODE_RULE = "three octal digits, with or without a leading 0, e.g. ";
@@ -37,6 +38,10 @@ export const fsConfigSchema = z.strictObject({
     .refine((value) => !value.includes("\0"), { error: "base_path contains NUL: remove it" })
     .refine((value) => !value.startsWith("~"), {
       error: "base_path begins with '~', which only a shell expands: write the home directory out",
+    })
+    // Node's recursive mkdir never returns below /proc (Node 20).
+    .refine((value) => !/^\/(proc|sys)(\/|$)/.test(resolve(value)), {
+      error: "base_path lies in /proc or /sys, where no files can be kept: name a directory on a disk",
     })
     .describe(
       "Directory of the object files; made if absent. A relative path starts at the working directory.",

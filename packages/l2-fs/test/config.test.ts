@@ -44,6 +44,7 @@ describe("configuration", () => {
     [{ base_path: "" }, /base_path is empty: name the directory/],
     [{ base_path: "a\0b" }, /base_path contains NUL: remove it/],
     [{ base_path: "~/cache" }, /base_path begins with '~'.*write the home directory out/],
+    [{ base_path: "/proc/kv" }, /base_path lies in \/proc or \/sys.*name a directory/],
     [{ relative_tmp_dir: "../x" }, /relative_tmp_dir "\.\.\/x" must lie below base_path/],
     [{ relative_tmp_dir: "a/../../x" }, /relative_tmp_dir .* must lie below base_path/],
     [{ relative_tmp_dir: "/abs" }, /relative_tmp_dir "\/abs" must lie below base_path: a relative path/],

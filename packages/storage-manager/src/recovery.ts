@@ -35,7 +35,7 @@ export function foldJournal(recovery: JournalRecovery): { state: CacheState; rec
     throw new CacheError(
       "JOURNAL_DAMAGED",
       `the journal's records do not fit together: ${messageOf(error)}; run the version that wrote it, or free the ` +
-        "state with 'cache-engine purge' (what L2 holds stays and is found again)",
+        "state with 'npx @cache/engine purge --state' (what L2 holds stays and is found again)",
       { cause: error },
     );
   }

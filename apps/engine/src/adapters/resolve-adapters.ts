@@ -76,7 +76,7 @@ function checkOwnKeys(spec: AdapterSpec, registration: RegisteredL2Adapter, numb
   const text = describeIssues(result.error.issues, schemaKeys(registration.configSchema));
   throw new CacheError(
     "INVALID_CONFIG",
-    `${where}: ${text}; see \`cache-engine adapters show ${spec.type}\``,
+    `${where}: ${text}; see \`npx @cache/engine adapters show ${spec.type}\``,
     {
       details,
     },

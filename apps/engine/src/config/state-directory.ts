@@ -36,6 +36,13 @@ export function stateDirectory({ configured, instance, environment }: StateDirec
  * @throws CacheError `INVALID_CONFIG` if it cannot be made.
  */
 export function prepareStateDirectory(directory: string): string | null {
+  // Node's recursive mkdir never returns below /proc (Node 20).
+  if (/^\/(proc|sys)(\/|$)/.test(directory)) {
+    throw new CacheError(
+      "INVALID_CONFIG",
+      `the state directory ${directory} lies where no files can be kept; choose another --state-dir`,
+    );
+  }
   try {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     const mode = statSync(directory).mode & 0o777;
