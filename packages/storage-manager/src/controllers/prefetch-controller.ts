@@ -1,4 +1,11 @@
-import { type Bitmap, messageOf, type ObjectKey, objectKey, type SizedKey } from "@cache/contracts";
+import {
+  type Bitmap,
+  keyString,
+  messageOf,
+  type ObjectKey,
+  objectKey,
+  type SizedKey,
+} from "@cache/contracts";
 import type { Core } from "../core.ts";
 import { WRITER } from "../events/definitions.ts";
 import { groupNumbers, type LookupCells } from "../l1/lookups.ts";
@@ -39,6 +46,8 @@ export class PrefetchController {
   readonly #adapters: () => readonly AttachedAdapter[];
   readonly #queue: Job[] = [];
   readonly #running = new Set<Job>();
+  /** Objects on their way, by key and layout. */
+  readonly #loading = new Map<string, Promise<boolean>>();
   /** Answered in a moment with what L1 has: the queue was full. */
   readonly #turnedAway = new Set<Job>();
   #stopped = false;
@@ -272,7 +281,8 @@ export class PrefetchController {
       byHolder.set(holder, batch);
     }
     const loads: Promise<Wanted[]>[] = [];
-    for (const [holder, wants] of byHolder) {
+    for (const [holder, asked] of byHolder) {
+      const wants = asked.filter((want) => !this.#join(job, want, loads));
       for (let at = 0; at < wants.length; at += LOAD_BATCH_OBJECTS_MAX) {
         const load = this.#startLoad(job, holder, wants.slice(at, at + LOAD_BATCH_OBJECTS_MAX));
         if (load === null) break;
@@ -285,6 +295,29 @@ export class PrefetchController {
       holder?.gate.unlock([want.key]);
     }
     return failed.filter((want) => want.holders.length > 0);
+  }
+
+  /** True if the cell is there by now, or another lookup is loading it: then that is waited for, not loaded twice. */
+  #join(job: Job, want: Wanted, loads: Promise<Wanted[]>[]): boolean {
+    if (this.#pinResident(job, want)) return true;
+    const other = this.#loading.get(loadId(job, want));
+    if (other === undefined) return false;
+    loads.push(other.then((arrived) => (arrived && this.#pinResident(job, want) ? [] : [want])));
+    return true;
+  }
+
+  /** Keeps a resident cell from eviction until the lookup has its locks; false if it is not resident. */
+  #pinResident(job: Job, want: Wanted): boolean {
+    const { state, space } = this.#core;
+    const group = groupNumbers(this.#core, job.cells)[want.cell % job.cells.ranks.length] as number;
+    const key = group < 0 ? -1 : state.keys.find(group, want.key.chunkHash, 0);
+    const slot = key < 0 ? -1 : state.residentSlot(key, job.cells.layout);
+    if (slot < 0) return false;
+    if (!job.finished) {
+      space.pin(state.slotOffset(slot));
+      job.pinned.push(state.slotOffset(slot));
+    }
+    return true;
   }
 
   /** Stages slots for as many of the cells as fit and loads them. Resolves with the cells that did not arrive. */
@@ -329,13 +362,26 @@ export class PrefetchController {
       }
     };
     const batch = { holder, requests, transfer, keys, offsets, objectBytes, beforeResident };
-    return runLoad(this.#core, batch).then((bits) => {
+    const load = runLoad(this.#core, batch);
+    this.#rememberLoads(job, loading, load);
+    return load.then((bits) => {
       const lost = loading.filter((_, i) => bits === null || !bits.has(i));
       this.failedLoads += lost.length;
       this.loadedObjects += loading.length - lost.length;
       this.loadedBytes += (loading.length - lost.length) * objectBytes;
       return lost;
     });
+  }
+
+  #rememberLoads(job: Job, wants: readonly Wanted[], load: Promise<Bitmap | null>): void {
+    for (const [i, want] of wants.entries()) {
+      const id = loadId(job, want);
+      const arrived = load.then((bits) => {
+        this.#loading.delete(id);
+        return bits?.has(i) === true;
+      });
+      this.#loading.set(id, arrived);
+    }
   }
 
   #keyNumber(job: Job, want: Wanted): number {
@@ -356,6 +402,10 @@ export class PrefetchController {
       this.#idle.push(resolve);
     });
   }
+}
+
+function loadId(job: Job, want: Wanted): string {
+  return `${job.cells.layout}@${keyString(want.key)}`;
 }
 
 /** True if every cell is held by an adapter such that all preferred before it have answered. */

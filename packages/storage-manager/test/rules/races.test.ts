@@ -348,3 +348,23 @@ describe("a start that fails because an adapter cannot be opened", () => {
     expect(again.state.ledger(0)).toMatchObject({ storedCount: 3, location: l2.location });
   });
 });
+
+describe("two lookups of what only L2 has", () => {
+  it("load it once", async () => {
+    const engine = await startEngine({ adapters: { l2 } });
+    engine.register(1n);
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    const release = l2.control.hang("load");
+    await engine.lookup(chat.lookup({ requestId: "first" }));
+    await engine.lookup(chat.lookup({ requestId: "second" }));
+    await engine.settle();
+    expect(l2.control.callCount("load")).toBe(1);
+    release();
+    await engine.settle();
+    expect(engine.query("first")).toBe(3);
+    expect(engine.query("second")).toBe(3);
+    checkInvariants(engine);
+  });
+});
