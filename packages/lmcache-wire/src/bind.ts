@@ -1,5 +1,5 @@
 import { lookup } from "node:dns/promises";
-import { isIP } from "node:net";
+import { createServer, isIP } from "node:net";
 import { CacheError, messageOf } from "@cache/contracts";
 import type { Router } from "zeromq";
 
@@ -17,6 +17,16 @@ async function numericHost(host: string): Promise<string> {
   }
 }
 
+/** Asks the kernel: the binding's error names now and then another errno than the one that it met. */
+async function isTaken(host: string, port: number): Promise<boolean> {
+  if (port === 0) return false;
+  const probe = createServer();
+  return new Promise((resolve) => {
+    probe.once("error", (error: NodeJS.ErrnoException) => resolve(error.code === "EADDRINUSE"));
+    probe.listen({ host, port, exclusive: true }, () => probe.close(() => resolve(false)));
+  });
+}
+
 /**
  * Binds the socket and returns its address as libzmq tells it, with the real port.
  *
@@ -29,8 +39,7 @@ export async function bindTo(socket: Router, host: string, port: number): Promis
   try {
     await socket.bind(url);
   } catch (error) {
-    const code = (error as { code?: unknown }).code;
-    if (code === "EADDRINUSE") {
+    if ((error as { code?: unknown }).code === "EADDRINUSE" || (await isTaken(numeric, port))) {
       throw new CacheError(
         "ADDRESS_IN_USE",
         `${url} is in use by another process; stop it or choose another --port`,
