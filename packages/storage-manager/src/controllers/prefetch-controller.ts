@@ -246,11 +246,16 @@ export class PrefetchController {
       for (const want of answered.get(adapter) ?? []) want.holders.push(adapter);
   }
 
+  /** Number of a cell's key, -1 if unknown. `groups` as `groupNumbers` gives them now. */
+  #findKey(cells: LookupCells, groups: readonly number[], want: Wanted): number {
+    const group = groups[want.cell % cells.ranks.length] as number;
+    return group < 0 ? -1 : this.#core.state.keys.find(group, want.key.chunkHash, 0);
+  }
+
   /** False if our account says that the adapter holds another layout under this key. */
   #mayHold(adapter: AttachedAdapter, cells: LookupCells, groups: readonly number[], want: Wanted): boolean {
     const { state } = this.#core;
-    const group = groups[want.cell % cells.ranks.length] as number;
-    const key = group < 0 ? -1 : state.keys.find(group, want.key.chunkHash, 0);
+    const key = this.#findKey(cells, groups, want);
     if (key < 0) return true;
     const ledger = state.ledger(adapter.number);
     if (ledger.state.get(key) === L2.none) return true;
@@ -281,8 +286,9 @@ export class PrefetchController {
       byHolder.set(holder, batch);
     }
     const loads: Promise<Wanted[]>[] = [];
+    const groups = groupNumbers(this.#core, job.cells);
     for (const [holder, asked] of byHolder) {
-      const wants = asked.filter((want) => !this.#join(job, want, loads));
+      const wants = asked.filter((want) => !this.#join(job, groups, want, loads));
       for (let at = 0; at < wants.length; at += LOAD_BATCH_OBJECTS_MAX) {
         const load = this.#startLoad(job, holder, wants.slice(at, at + LOAD_BATCH_OBJECTS_MAX));
         if (load === null) break;
@@ -298,19 +304,22 @@ export class PrefetchController {
   }
 
   /** True if the cell is there by now, or another lookup is loading it: then that is waited for, not loaded twice. */
-  #join(job: Job, want: Wanted, loads: Promise<Wanted[]>[]): boolean {
-    if (this.#pinResident(job, want)) return true;
+  #join(job: Job, groups: readonly number[], want: Wanted, loads: Promise<Wanted[]>[]): boolean {
+    if (this.#pinResident(job, groups, want)) return true;
     const other = this.#loading.get(loadId(job, want));
     if (other === undefined) return false;
-    loads.push(other.then((arrived) => (arrived && this.#pinResident(job, want) ? [] : [want])));
+    loads.push(
+      other.then((arrived) =>
+        arrived && this.#pinResident(job, groupNumbers(this.#core, job.cells), want) ? [] : [want],
+      ),
+    );
     return true;
   }
 
   /** Keeps a resident cell from eviction until the lookup has its locks; false if it is not resident. */
-  #pinResident(job: Job, want: Wanted): boolean {
+  #pinResident(job: Job, groups: readonly number[], want: Wanted): boolean {
     const { state, space } = this.#core;
-    const group = groupNumbers(this.#core, job.cells)[want.cell % job.cells.ranks.length] as number;
-    const key = group < 0 ? -1 : state.keys.find(group, want.key.chunkHash, 0);
+    const key = this.#findKey(job.cells, groups, want);
     const slot = key < 0 ? -1 : state.residentSlot(key, job.cells.layout);
     if (slot < 0) return false;
     if (!job.finished) {
@@ -331,7 +340,7 @@ export class PrefetchController {
     if (offsets.length === 0) return null;
     const loading = wants.slice(0, offsets.length);
     const number = state.transferNumbers.peek();
-    const keys = loading.map((want) => this.#keyNumber(job, want));
+    const keys = this.#keyNumbers(job, loading);
     this.#core.record({
       type: "l1.write.reserved",
       transfer: number,
@@ -384,12 +393,19 @@ export class PrefetchController {
     }
   }
 
-  #keyNumber(job: Job, want: Wanted): number {
-    const kvRank = job.cells.ranks[want.cell % job.cells.ranks.length] as number;
-    const group = this.#core.ensureGroup(
-      this.#core.groupFor(job.cells.request.modelName, kvRank, job.cells.request.cacheSalt),
-    );
-    return this.#core.ensureKeys(group, job.cells.request.hashes, [want.chunk])[0] as number;
+  /** Numbers of the cells' keys; new ones are bound with one event a rank. */
+  #keyNumbers(job: Job, wants: readonly Wanted[]): number[] {
+    const { ranks, request } = job.cells;
+    const numbers: number[] = [];
+    for (const [rank, kvRank] of ranks.entries()) {
+      const positions = wants.flatMap((want, i) => (want.cell % ranks.length === rank ? [i] : []));
+      if (positions.length === 0) continue;
+      const group = this.#core.ensureGroup(this.#core.groupFor(request.modelName, kvRank, request.cacheSalt));
+      const chunks = positions.map((i) => (wants[i] as Wanted).chunk);
+      const keys = this.#core.ensureKeys(group, request.hashes, chunks);
+      for (const [at, i] of positions.entries()) numbers[i] = keys[at] as number;
+    }
+    return numbers;
   }
 
   /** Takes nothing more on; resolves when the jobs have ended. */
