@@ -159,11 +159,12 @@ export class CacheState {
       this.enterOrder(slot);
   }
 
-  /** After a reader ended: a temporary object leaves. */
+  /** After a reader ended: a temporary object leaves, unless it is the only copy by now. */
   settleRead(slot: number): void {
     const { slots } = this;
     const idle = slots.locks.get(slot) === 0 && slots.handOuts.get(slot) === 0;
-    if (idle && slots.state.get(slot) === SLOT.resident && slots.temporary.get(slot) === 1) this.detach(slot);
+    const leaves = idle && slots.state.get(slot) === SLOT.resident && slots.temporary.get(slot) === 1;
+    if (leaves && this.isStoredInL2(slots.key.get(slot), slots.layout.get(slot))) this.detach(slot);
     else this.settleSlot(slot);
   }
 
@@ -216,8 +217,11 @@ export class CacheState {
     const { slots, keys } = this;
     const key = slots.key.get(slot);
     const layout = slots.layout.get(slot);
-    if (this.residentSlot(key, layout) >= 0) {
+    const resident = this.residentSlot(key, layout);
+    if (resident >= 0) {
       this.freeSlot(slot);
+      // What a client stored stays, also where a load brought the same object before.
+      if (writer !== WRITER.load) slots.temporary.set(resident, 0);
       return;
     }
     const other = keys.resident.get(key) - 1;

@@ -156,6 +156,39 @@ describe("what a lookup brings in from L2", () => {
     expect(engine.usedBytes).toBe(0);
   });
 
+  it("stays after its last reader where L2 lost its copy meanwhile: it is the only one", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    expect(await engine.lookup(chat.lookup())).toBe(3);
+    const keys = engine.eventsOf("l2.store.completed")[0]?.stored ?? [];
+    const { keys: table } = engine.state;
+    l2.control.dropKeys(
+      keys.map((key) => ({ chunkHash: Uint8Array.from(table.hash.get(key)), ...table.groupOfKey(key) })),
+    );
+    engine.turn(({ core }) => core.record({ type: "l2.keys.deleted", adapter: 0, keys, reason: "test" }));
+    expect(await engine.store(1n, chat.range({ requestId: "acknowledged" }))).toBe(true);
+    expect(engine.retrieve(1n, chat.range())).toBe("served");
+    expect(await engine.fetch(1n, chat.lookup({ requestId: "later" }))).toBe(3);
+    checkInvariants(engine);
+  });
+
+  it("stays after its last reader where a client stored the same meanwhile", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    const stored = chat.range({ requestId: "stored" });
+    const answer = await engine.prepareStore(1n, stored);
+    expect(await engine.lookup(chat.lookup())).toBe(3);
+    engine.copyIn(1n, stored, answer);
+    expect(engine.commitStore(1n, stored)).toBe(true);
+    expect(engine.retrieve(1n, chat.range())).toBe("served");
+    expect(engine.state.l1.residentCount).toBe(3);
+    checkInvariants(engine);
+  });
+
   it("stays under the policy retain, and is not stored again", async () => {
     const engine = await engineWith({ l2 }, { prefetchPolicy: "retain" });
     await engine.store(1n, chat.range());

@@ -8,7 +8,8 @@ interface Staged {
 }
 
 interface Held extends Staged {
-  readonly slot: number;
+  /** Where it is: one of these, where no event says which. */
+  readonly slots: ReadonlySet<number>;
   /** A load from L2 may leave after its last reader, without an event of its own. */
   readonly mayLeave: boolean;
 }
@@ -37,12 +38,25 @@ export class Contents {
         this.#keys.set(key, `${this.#groups.get(event.group)}@${hash}`);
       }
     } else if (event.type === "l1.write.reserved") {
+      for (const slot of event.slots) this.#reuse(slot);
       this.#transfers.set(event.transfer, event);
     } else if (event.type === "l1.write.finished") {
       this.#finish(event.transfer, new Set(event.missing));
     } else if (event.type === "l1.keys.evicted") {
-      for (const [name, { slot }] of this.#resident)
-        if (event.slots.includes(slot)) this.#resident.delete(name);
+      for (const [name, { slots }] of this.#resident)
+        if (event.slots.some((slot) => slots.has(slot))) this.#resident.delete(name);
+    }
+  }
+
+  /** A slot that is staged anew held nothing any more. */
+  #reuse(slot: number): void {
+    for (const [name, held] of this.#resident) {
+      if (!held.slots.has(slot)) continue;
+      const left = new Set(held.slots);
+      left.delete(slot);
+      if (left.size > 0) this.#resident.set(name, { ...held, slots: left });
+      else if (held.mayLeave) this.#resident.delete(name);
+      else throw new Error(`slot ${slot} of ${name} is staged again, and no event says that it left`);
     }
   }
 
@@ -52,22 +66,26 @@ export class Contents {
     for (const [i, slot] of transfer.slots.entries()) {
       const key = this.#keys.get(transfer.keys[i] as number) as string;
       const known = this.#resident.get(key);
-      if (missing.has(i) || known?.layout === transfer.layout) continue;
-      const mayLeave = transfer.writer === WRITER.load && transfer.temporary;
-      this.#resident.set(key, { key, layout: transfer.layout, slot, mayLeave });
+      const same = known?.layout === transfer.layout ? known : undefined;
+      if (missing.has(i) || same?.mayLeave === false) continue;
+      // The copy that a load brought before counts, if it has not left.
+      const slots = new Set([slot, ...(same?.slots ?? [])]);
+      const mayLeave = transfer.writer === WRITER.load && (transfer.temporary || same !== undefined);
+      this.#resident.set(key, { key, layout: transfer.layout, slots, mayLeave });
     }
   }
 
   /** Throws unless everything that was acknowledged and not said to be gone is still there. */
   check(engine: TestEngine): void {
     const { state } = engine;
-    for (const { key, layout, slot, mayLeave } of this.#resident.values()) {
+    for (const { key, layout, slots, mayLeave } of this.#resident.values()) {
       if (mayLeave) continue;
       const [modelName, kvRank, cacheSalt, hash] = key.split("@") as [string, string, string, string];
       const group = state.keys.findGroup({ modelName, kvRank: Number(kvRank), objectGroupId: 0, cacheSalt });
       const number = group < 0 ? -1 : state.keys.find(group, Buffer.from(hash, "hex"), 0);
       const there = number < 0 ? -1 : state.residentSlot(number, layout);
-      if (there !== slot) throw new Error(`${key} is not in slot ${slot} any more, and no event says why`);
+      if (!slots.has(there))
+        throw new Error(`${key} is not in slot ${[...slots].join(" or ")} any more, and no event says why`);
     }
   }
 }
