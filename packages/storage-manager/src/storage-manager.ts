@@ -79,7 +79,8 @@ export class StorageManager {
       tokenRecordDead: (segment, offset) => core.journal.side.markDead({ segment, offset }),
       storeAwaited: (key, mask) => this.#enqueueStores(key, mask),
       tokensBound: (key) => this.kvEvents.tokensBound(key),
-      tokensUnbound: (key) => this.kvEvents.tokensUnbound(key),
+      becameResident: (key) => this.kvEvents.becameResident(key),
+      leftL1: (key) => this.kvEvents.leftL1(key),
     };
     this.prefetch.onLoaded = (cells, tokens) => this.writes.recordLoadedTokens(cells, tokens);
   }

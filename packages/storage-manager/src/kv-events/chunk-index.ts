@@ -58,6 +58,13 @@ export class ChunkIndex {
     return (shard[this.#at(shard, tag, bytes, from)] as number) - 1;
   }
 
+  /** Whether the key was added. */
+  has(key: number): boolean {
+    let at = this.find(this.#tagOf(key), this.#keys.hash.get(key));
+    while (at >= 0 && at !== key) at = this.#next.get(at) - 1;
+    return at === key;
+  }
+
   /** Adds a key. True if the chunk was not known before. */
   add(key: number): boolean {
     const bytes = this.#keys.hash.get(key);

@@ -5,6 +5,7 @@ import type { KeyGroup } from "../state/key-table.ts";
 import { ChunkIndex } from "./chunk-index.ts";
 import { EventRing } from "./event-ring.ts";
 import { modelTag } from "./model-tag.ts";
+import { Ranks } from "./ranks.ts";
 import { type AnnouncedChunk, ResidentScan } from "./resident-scan.ts";
 import { Subscription } from "./subscription.ts";
 import type { KvEventStream, KvEventSubscription } from "./types.ts";
@@ -20,8 +21,8 @@ const HASH_BYTES = 32;
 
 /**
  * KV events: which chunks came into L1 and left it, for subscribers that route requests. A chunk is announced while
- * some resident object of it has a token record: those of a request's first rank have one, so a chunk is told once for
- * all ranks, and once for all tenants. Nothing is kept, and nothing costs time, before the first subscription.
+ * the objects of all its ranks are resident, as a hit needs them, and the first rank's has a token record; once for all
+ * tenants and world sizes. Nothing is kept, and nothing costs time, before the first subscription.
  */
 export class KvEvents {
   readonly core: Core;
@@ -34,6 +35,7 @@ export class KvEvents {
   unreadable = 0;
   /** Scans under way: while there are some, a chunk that changes its key is told again. */
   scans = 0;
+  readonly #ranks: Ranks;
   readonly #tags = new WeakMap<KeyGroup, number>();
   readonly #streams = new Map<bigint, Subscription>();
   #index: ChunkIndex | null = null;
@@ -45,6 +47,7 @@ export class KvEvents {
 
   constructor(core: Core) {
     this.core = core;
+    this.#ranks = new Ranks(core.state.keys);
     core.commitListeners.push(() => this.#onCommit());
   }
 
@@ -77,20 +80,41 @@ export class KvEvents {
 
   /** The state's word: a resident object has a token record now. */
   tokensBound(key: number): void {
+    this.#tell(key);
+  }
+
+  /** The state's word: an object is resident now. It may be the last that its chunk lacked. */
+  becameResident(key: number): void {
+    if (this.#index === null) return;
+    const first = this.#ranks.firstOf(key);
+    if (first >= 0 && this.core.state.keys.tokenSegment.get(first) !== 0) this.#tell(first);
+  }
+
+  /** The state's word: an object is not resident any more. */
+  leftL1(key: number): void {
+    if (this.#index === null) return;
+    if (this.#index.has(key)) {
+      this.#withdraw(key);
+      return;
+    }
+    const first = this.#ranks.firstOf(key);
+    if (first >= 0 && this.#index.has(first)) this.#withdraw(first);
+  }
+
+  #tell(key: number): void {
     if (this.#index === null || key >= this.#indexed) return;
+    if (this.#index.has(key) || !this.#ranks.areResident(key)) return;
     if (this.#index.add(key)) this.#append(key, true);
   }
 
-  /** The state's word: an object with a token record is not resident any more. */
-  tokensUnbound(key: number): void {
-    if (this.#index === null || key >= this.#indexed) return;
-    if (this.#index.remove(key)) {
+  #withdraw(key: number): void {
+    if (this.index.remove(key)) {
       this.#append(key, false);
       return;
     }
     // A scan that passed the new key, and had not come to the old one, would miss the chunk.
     if (this.scans === 0) return;
-    const heir = this.#index.find(this.#tagOf(key), this.core.state.keys.hash.get(key));
+    const heir = this.index.find(this.#tagOf(key), this.core.state.keys.hash.get(key));
     if (heir >= 0) this.#append(heir, true);
   }
 
@@ -127,8 +151,7 @@ export class KvEvents {
     while (this.#indexed < state.keys.numbers.bound && !this.#stopped) {
       const until = Math.min(state.keys.numbers.bound, this.#indexed + BUILD_SLICE);
       for (let key = this.#indexed; key < until; key++) {
-        if (state.keys.resident.get(key) !== 0 && state.keys.tokenSegment.get(key) !== 0)
-          this.#index.add(key);
+        if (state.keys.tokenSegment.get(key) !== 0 && this.#ranks.areResident(key)) this.#index.add(key);
       }
       this.#indexed = until;
       if (performance.now() < pauseAt) continue;
@@ -181,7 +204,7 @@ export class KvEvents {
       index: this.index,
       bound: keys.numbers.bound,
       hashOf: (key: number, wanted: number) => {
-        if (keys.resident.get(key) === 0 || keys.tokenSegment.get(key) === 0) return null;
+        if (keys.tokenSegment.get(key) === 0 || !this.index.has(key)) return null;
         return this.#tagOf(key) === wanted ? keys.hash.get(key) : null;
       },
       read: (key: number) => this.readKey(key),

@@ -21,10 +21,12 @@ export interface StateListener {
   tokenRecordDead(segment: number, offset: number): void;
   /** An object waits for its store to these adapters (bit mask). */
   storeAwaited(key: number, adapters: number): void;
+  /** An object has become resident. */
+  becameResident?(key: number): void;
   /** A resident object that had no token record has one now. */
   tokensBound?(key: number): void;
-  /** An object with a token record is not resident any more; the key's hash and group still stand. */
-  tokensUnbound?(key: number): void;
+  /** An object is not resident any more, and has no token record; the key's hash and group still stand. */
+  leftL1?(key: number): void;
 }
 
 /** L1 figures, kept by the fold. Bytes are rounded up to the pool's alignment. */
@@ -73,7 +75,7 @@ export class CacheState {
   pool: PoolRecord | null = null;
   cleanStop = false;
   nextTask = 1;
-  /** Raised when an object gets its token record, and when one with a record leaves L1: the seq of KV events. */
+  /** Raised when an object becomes resident, gets its token record, or leaves L1: the seq of KV events. */
   chunkSeq = 0;
   listener: StateListener | null = null;
 
@@ -234,6 +236,8 @@ export class CacheState {
     this.#tenant(slot, bytes, 1);
     slots.state.set(slot, SLOT.resident);
     keys.resident.set(key, slot + 1);
+    this.chunkSeq++;
+    this.listener?.becameResident?.(key);
     if (writer !== WRITER.load) {
       slots.awaiting.set(slot, this.#storeMask(key, layout));
       if (slots.awaiting.get(slot) !== 0) this.listener?.storeAwaited(key, slots.awaiting.get(slot));
@@ -268,7 +272,9 @@ export class CacheState {
     const key = slots.key.get(slot);
     const bytes = this.occupied(slot);
     keys.resident.set(key, 0);
-    this.dropTokenRecord(key);
+    this.#dropTokenRecord(key);
+    this.chunkSeq++;
+    this.listener?.leftL1?.(key);
     this.l1.residentCount--;
     this.l1.residentBytes -= bytes;
     this.#tenant(slot, -bytes, -1);
@@ -278,13 +284,11 @@ export class CacheState {
     this.settleSlot(slot);
   }
 
-  dropTokenRecord(key: number): void {
+  #dropTokenRecord(key: number): void {
     const segment = this.keys.tokenSegment.get(key);
     if (segment === 0) return;
     this.keys.tokenSegment.set(key, 0);
-    this.chunkSeq++;
     this.listener?.tokenRecordDead(segment - 1, this.keys.tokenOffset.get(key));
-    this.listener?.tokensUnbound?.(key);
   }
 
   /** Where the token record of a resident object lies, from now on. */

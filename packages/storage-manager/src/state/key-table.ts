@@ -64,6 +64,11 @@ export class KeyTable {
     return group;
   }
 
+  /** The group of a number, if it stands for one. */
+  groupAt(number: number): KeyGroup | undefined {
+    return this.#groups[number];
+  }
+
   /** The group of a key. */
   groupOfKey(key: number): KeyGroup {
     return this.groupOf(this.group.get(key));

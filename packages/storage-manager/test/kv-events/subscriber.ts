@@ -1,3 +1,4 @@
+import { unpackKvRank, workerKvRank } from "@cache/contracts";
 import type { KvEventBatch, KvEventStream } from "../../src/kv-events/types.ts";
 import type { ChunkRequest } from "../../src/l1/requests.ts";
 import { immediate } from "../support/clock.ts";
@@ -19,13 +20,20 @@ export function withTokens(prompt: Prompt, options: RangeOptions = {}): ChunkReq
   return { ...prompt.range(options), tokensOfChunk: (chunk) => hashOf(chunk).subarray(0, 8) };
 }
 
-/** What the engine must have announced: resident chunks with a token record. */
+/** What the engine must have announced: chunks with a token record of which every rank's object is resident. */
 export function residentChunks(engine: TestEngine, modelAtRest = MODEL): string[] {
   const { keys } = engine.state;
   const found = new Set<string>();
   for (let key = 0; key < keys.numbers.bound; key++) {
     if (keys.resident.get(key) === 0 || keys.tokenSegment.get(key) === 0) continue;
-    if (keys.groupOfKey(key).modelName === modelAtRest) found.add(hex(keys.hash.get(key)));
+    const group = keys.groupOfKey(key);
+    const { worldSize } = unpackKvRank(group.kvRank);
+    const ranks = Array.from({ length: worldSize }, (_, rank) => {
+      const number = keys.findGroup({ ...group, kvRank: workerKvRank(worldSize, rank) });
+      return number < 0 ? -1 : keys.find(number, keys.hash.get(key), 0);
+    });
+    if (ranks.some((one) => one < 0 || keys.resident.get(one) === 0)) continue;
+    if (group.modelName === modelAtRest) found.add(hex(keys.hash.get(key)));
   }
   return [...found].sort();
 }
