@@ -38,6 +38,7 @@ export {
   type ObjectKeyFields,
   objectKey,
 } from "./object-key.ts";
+export { type ObjectNames, PERCENT_ENCODED_NAMES, URL_PATH_NAMES, WIRE_NAMES } from "./object-names.ts";
 export {
   getRegisteredL2Adapter,
   L2_API_VERSION,
