@@ -3,7 +3,7 @@
 A subscriber folds the batches of `subscribe_kv_events`; LMCache's TokenHasher says what each record must be. What the
 subscriber holds in the end is compared with what lookups find. PEERS_KV_PAUSE is the time without credit, in seconds.
 """
-import os, threading, time
+import json, os, random, threading, time, urllib.request
 
 from client import CHUNK, Layout, RawClient, Report, Sequence, request_client, wait_for
 from lmcache.v1.multiprocess.token_hasher import TokenHasher
@@ -53,6 +53,7 @@ class Subscriber:
         self.announced, self.faults = set(), []
         self.cursor, self.incarnation, self.last_seq = 0, None, 0
         self.batches = self.stored = self.removed = self.losses = self.ends = 0
+        self.told, self.history = [], []  # (kind, hash) of all records; (lost, next_cursor, seqs) of all batches
         self.incarnations = set()
         self.free = threading.Event()
         self.free.set()
@@ -90,9 +91,11 @@ class Subscriber:
             self.last_seq = record.seq
             if record.medium != "CPU" or record.model_name != MODEL:
                 self.faults.append(f"{record.medium} {record.model_name}")
+            self.told += [(record.kind, digest) for digest in record.block_hashes]
             (self._stored if record.kind == "stored" else self._removed)(record)
         if len(batch.events) > self.max_events:
             self.faults.append(f"{len(batch.events)} records in a batch")
+        self.history.append((batch.lost, batch.next_cursor, [record.seq for record in batch.events]))
         self.cursor = batch.next_cursor
 
     def _stored(self, record):
@@ -121,9 +124,9 @@ class Subscriber:
 class Writer:
     """Stores more than the pool holds: each store evicts."""
 
-    def __init__(self, url, expected):
-        self.expected, self.next_seed, self.sequences = expected, 0, []
-        self.client = RawClient(url, MODEL, LAYOUT, timeout=30)
+    def __init__(self, url, expected, first_seed=0, timeout=30):
+        self.expected, self.next_seed, self.sequences = expected, first_seed, []
+        self.client = RawClient(url, MODEL, LAYOUT, timeout=timeout)
         self.client.register()
 
     def store(self, count):
@@ -162,6 +165,76 @@ def anonymous_memory(server):
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def delete(server, hashes, world_size=1, rank=0):
+    """Deletes objects from L1 over HTTP; how many went."""
+    kv_rank = world_size << 24 | rank << 16 | world_size << 8 | rank
+    keys = [{"chunk_hash_hex": digest.hex(), "model_name": MODEL, "kv_rank": kv_rank} for digest in hashes]
+    body = json.dumps({"tier": "l1", "keys": keys}).encode()
+    request = urllib.request.Request(server.http + "/cache/objects", body, {"content-type": "application/json"}, method="DELETE")
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return json.load(reply)["deleted"]
+
+
+def exact(report):
+    """With room for all: the records are the stores' chunks and the deletes', each once, in order."""
+    server = Server("kv-exact", 4 * L1_GB)
+    server.start()
+    expected = Expected()
+    writer = Writer(server.url, expected)
+    subscriber = Subscriber(expected)
+    subscriber.subscribe(server.url)
+    wait_for(lambda: subscriber.batches, 5)
+    want, held = [], set()
+    for _ in range(40):
+        writer.store(1)
+        for digest in hashes_of(writer.sequences[-1]):
+            if digest not in held:
+                want.append(("stored", digest))
+                held.add(digest)
+        if len(writer.sequences) % 3 == 0:
+            gone = hashes_of(writer.sequences[-1])[1:]  # the first chunk is others', too
+            assert delete(server, gone) == len(gone)
+            want += [("removed", digest) for digest in gone]
+            held -= set(gone)
+    wait_for(lambda: len(subscriber.told) >= len(want), 10)
+    report.equal("exact: records are what was stored and deleted, each once, in this order",
+                 sum(told == wanted for told, wanted in zip(subscriber.told, want)), len(want))
+    report.equal("exact: and no other", len(subscriber.told), len(want))
+    report.check("exact: hashes, parents and tokens", not subscriber.faults, subscriber.faults[:3] or f"{len(want)} records")
+    subscriber.close()
+    server.destroy()
+
+
+def ranks(report):
+    """Two ranks: a chunk is told while a lookup can hit it."""
+    server = Server("kv-ranks", L1_GB)
+    server.start()
+    expected = Expected()
+    workers = [RawClient(server.url, MODEL, LAYOUT, world_size=2, worker=rank) for rank in (0, 1)]
+    for worker in workers:
+        worker.register()
+    subscriber = Subscriber(expected)
+    subscriber.subscribe(server.url)
+    sequence = Chain(1, CHUNKS)
+    expected.add(sequence)
+    hashes = hashes_of(sequence)
+    for first in (0, 1):
+        workers[first].store(sequence)
+        found = workers[0].found(sequence)
+        report.equal(f"ranks: rank {first} alone has it: nothing found, nothing told", (found, len(subscriber.announced)), (0, 0))
+        workers[1 - first].store(sequence)
+        report.check(f"ranks: rank {1 - first} too: told", wait_for(lambda: subscriber.announced == set(hashes), 10))
+        report.equal("ranks: and found", workers[0].found(sequence), CHUNKS)
+        delete(server, hashes[2:], 2, 1 - first)
+        report.check(f"ranks: rank {1 - first} loses two: withdrawn", wait_for(lambda: subscriber.announced == set(hashes[:2]), 10))
+        report.equal("ranks: as many are found", workers[0].found(sequence), 2)
+        server.post("/cache/clear", {})
+        wait_for(lambda: not subscriber.announced, 10)
+    report.check("ranks: every record right", not subscriber.faults, subscriber.faults[:3])
+    subscriber.close()
+    server.destroy()
 
 
 def live(report):
@@ -218,17 +291,32 @@ def no_credit(report):
     subscriber.free.clear()
     writer.store(100)  # the batch that was granted already, and warm-up
     before, stores = anonymous_memory(server), len(writer.sequences)
-    end = time.monotonic() + PAUSE
-    while time.monotonic() < end:
+    begin, samples = time.monotonic(), []
+    while time.monotonic() < begin + PAUSE:
         writer.store(20)
+        if time.monotonic() - begin >= len(samples) * PAUSE / 6:
+            samples.append(anonymous_memory(server) - before)
     grown = anonymous_memory(server) - before
     stores = len(writer.sequences) - stores
     report.check(f"{PAUSE:g} s without credit: memory bounded", grown < 48 * MIB,
-                 f"{stores} stores, {stores * CHUNKS} chunks, {grown / MIB:+.1f} MiB")
-    report.equal("the log stays at its size", server.status()["kv_events"]["log_depth"], 256)
+                 f"{stores} stores, {stores * CHUNKS} chunks; MiB at each sixth: "
+                 + " ".join(f"{sample / MIB:+.1f}" for sample in [*samples, grown]))
+    kv = server.status()["kv_events"]
+    report.equal("the log stays at its size", kv["log_depth"], 256)
+    report.equal("one subscriber, nothing lost to it yet", (kv["subscribers"], kv["lost_markers"]), (1, 0))
+    held, told = subscriber.cursor, len(subscriber.history)
     subscriber.free.set()
     check_equal(report, "after the pause", subscriber, writer)
-    report.check("after the pause: lost", subscriber.losses >= 1, subscriber.losses)
+    report.equal("after the pause: lost, once", subscriber.losses, 1)
+    since = subscriber.history[told:]
+    lost = next(index for index, (said, _, _) in enumerate(since) if said)
+    report.check("lost comes after at most the one batch that was granted", lost <= 1, f"batch {lost + 1} of {len(since)}")
+    walk = since[lost:]
+    seqs = {seq for _, _, batch in walk for seq in batch}
+    report.check("then everything resident, at one seq, with the old cursor until its last batch",
+                 len(seqs) == 1 and {cursor for _, cursor, _ in walk[:-1]} <= {since[lost - 1][1] if lost else held}
+                 and walk[-1][1] == max(seqs), f"{len(walk)} batches, {sum(len(batch) for _, _, batch in walk)} records")
+    report.equal("lost_markers in the status", server.status()["kv_events"]["lost_markers"], 1)
     subscriber.close()
     server.destroy()
 
@@ -252,6 +340,33 @@ def killed(report):
         check_equal(report, f"after kill {kill + 1}", subscriber, writer)
         report.note(f"kill {kill + 1}: {'told anew' if subscriber.losses > losses else 'went on at its cursor'}")
     report.equal("kills: one incarnation", len(subscriber.incarnations), 1)
+    for kill in range(5):
+        busy = Writer(server.url, expected, 10_000 * (kill + 1), timeout=2)
+        stop = threading.Event()
+
+        def store_on():
+            while not stop.is_set():
+                try:
+                    busy.store(1)
+                except (TimeoutError, ConnectionError):
+                    pass  # the server is down
+
+        thread = threading.Thread(target=store_on)
+        thread.start()
+        before, ends = subscriber.stored, subscriber.ends
+        wait_for(lambda: subscriber.stored > before + 40, 10, 0.01)
+        time.sleep(random.random() / 20)
+        server.kill()
+        wait_for(lambda: subscriber.ends > ends, 10)
+        server.start()
+        subscriber.subscribe(server.url)
+        before, acknowledged = subscriber.stored, len(busy.sequences)
+        wait_for(lambda: len(busy.sequences) > acknowledged + 10, 20)
+        stop.set()
+        thread.join()
+        report.check(f"kill {kill + 1} during stores: stores are told again", subscriber.stored > before)
+        check_equal(report, f"kill {kill + 1} during stores", subscriber, busy)
+    report.equal("kills during stores: one incarnation", len(subscriber.incarnations), 1)
     subscriber.close()
     server.destroy()
 
@@ -260,7 +375,7 @@ def workers(report):
     """LMCache's worker adapters for vLLM, two ranks: the first subscribes and is the source of vLLM's events."""
     server = Server("kv-workers", 0.0625)
     server.start()
-    rig = AdapterRig(server.url, ranks=2, chunks=CHUNKS, kv_events=True)
+    rig = AdapterRig(server.url, ranks=2, chunks=CHUNKS, kv_events=True, heartbeat=1.0)
     expected = {}
     announced, counts = {}, {"CacheStoreEvent": 0, "CacheRemoveEvent": 0}
 
@@ -278,31 +393,49 @@ def workers(report):
 
     drain()
     report.check("vLLM worker: its receiver runs", wait_for(lambda: server.status()["kv_events"]["subscribers"] == 1, 10))
-    for seed in range(40):
-        sequence, request = Sequence(5_000 + seed, CHUNKS), rig.request()
-        hashes = hashes_of(sequence)
-        for chunk, digest in enumerate(hashes):
-            expected[digest] = (hashes[chunk - 1] if chunk else None, list(sequence.tokens[chunk * CHUNK:(chunk + 1) * CHUNK]), CHUNK)
-        rig.store(request, sequence)
-        rig.end(request)
-        drain()
-    found = {}
-    for seed in range(40):
-        sequence, request = Sequence(5_000 + seed, CHUNKS), rig.request()
-        found[seed] = rig.lookup(request, sequence) // CHUNK
-        rig.end(request)
+    def store(seeds):
+        for seed in seeds:
+            sequence, request = Sequence(5_000 + seed, CHUNKS), rig.request()
+            hashes = hashes_of(sequence)
+            for chunk, digest in enumerate(hashes):
+                tokens = list(sequence.tokens[chunk * CHUNK:(chunk + 1) * CHUNK])
+                expected[digest] = (hashes[chunk - 1] if chunk else None, tokens, CHUNK)
+            rig.store(request, sequence)
+            rig.end(request)
+            drain()
 
-    def held():
+    def hits(seeds):
+        found = {}
+        for seed in seeds:
+            sequence, request = Sequence(5_000 + seed, CHUNKS), rig.request()
+            found[seed] = rig.lookup(request, sequence) // CHUNK
+            if found[seed]:
+                rig.scheduler.free_lookup_locks(list(sequence.tokens), 0, found[seed] * CHUNK, request)
+            rig.end(request)
+        return found
+
+    def held(seeds):
         known = drain()
         return {seed: next((chunk for chunk, digest in enumerate(hashes_of(Sequence(5_000 + seed, CHUNKS)))
-                            if digest not in known), CHUNKS) for seed in range(40)}
+                            if digest not in known), CHUNKS) for seed in seeds}
 
-    report.check("vLLM worker: what it tells vLLM is not less than what lookups find",
-                 wait_for(lambda: all(have >= found[seed] for seed, have in held().items()), 10),
-                 f"{counts}, {len(announced)} announced, {sum(found.values())} found")
+    def compare(label, seeds):
+        found = hits(seeds)
+        report.check(f"{label}: what it tells vLLM is what lookups find", wait_for(lambda: held(seeds) == found, 15),
+                     f"{counts}, {len(announced)} announced, {sum(found.values())} found")
+
+    store(range(40))
+    compare("vLLM worker", range(40))
     report.check("vLLM worker: hashes, parents and tokens are right",
                  all(expected.get(digest) == told for digest, told in announced.items()) and bool(announced))
     report.check("vLLM worker: removals were told", counts["CacheRemoveEvent"] > 0, counts)
+    server.kill()
+    server.start()
+    report.check("vLLM worker: subscribes again by itself after a kill",
+                 wait_for(lambda: server.status()["kv_events"]["subscribers"] == 1, 30))
+    wait_for(rig.healthy, 30)
+    store(range(40, 50))
+    compare("vLLM worker after a kill", range(50))
     rig.shutdown()
     server.destroy()
 
@@ -310,6 +443,8 @@ def workers(report):
 def main():
     report = Report("kv_events")
     workers(report)
+    exact(report)
+    ranks(report)
     live(report)
     killed(report)
     no_credit(report)

@@ -189,6 +189,26 @@ const wrongAdapters: Record<string, { law: string; make: () => L2Adapter }> = {
       };
     }),
   },
+  // The race of `bytes += await write()`: each write adds to what the sum was when it began.
+  "loses bytes that others add meanwhile": {
+    law: "batch.bytes-transferred",
+    make: broken((good) => ({
+      async store(keys, objects, signal) {
+        const result = await good.store(keys, objects, signal);
+        const last = objects.at(-1)?.bytes.length ?? 0;
+        return { ...result, bytesTransferred: Math.min(result.bytesTransferred, last) };
+      },
+    })),
+  },
+  "counts whole disk blocks": {
+    law: "batch.bytes-transferred",
+    make: broken((good) => ({
+      async store(keys, objects, signal) {
+        const result = await good.store(keys, objects, signal);
+        return { ...result, bytesTransferred: Math.ceil(result.bytesTransferred / 4096) * 4096 };
+      },
+    })),
+  },
   "counts a harmless unlock": {
     law: "lock.unlock-harmless",
     make: broken((good) => ({
@@ -294,6 +314,15 @@ describe("an adapter that", () => {
     });
   }
 });
+
+test.each(["loses bytes that others add meanwhile", "counts whole disk blocks"])(
+  "an adapter that %s fails at nothing else",
+  async (name) => {
+    const { law, make } = wrongAdapters[name]!;
+    // That a mandatory law did not hold is told once more at the end.
+    expect([...(await failedLaws(make)).failed.keys()]).toEqual([law, "suite.complete"]);
+  },
+);
 
 test("a law that hangs is named and ends at its deadline", async () => {
   const hanging = broken(() => ({ store: () => new Promise<never>(() => {}) }));

@@ -63,7 +63,7 @@ export interface L2StoreResult {
   readonly stored: Bitmap;
   /** Why key i is not, for each clear bit. */
   readonly failed: ReadonlyMap<number, CacheError>;
-  /** Payload bytes that were really written: 0 for keys that were there. */
+  /** Payload bytes that were really written: nothing for keys that failed or were there and were left as they are. */
   readonly bytesTransferred: number;
 }
 

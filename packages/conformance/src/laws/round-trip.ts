@@ -63,6 +63,35 @@ async function batchEqualsSingles(context: LawContext): Promise<void> {
   });
 }
 
+async function bytesOfBatches(context: LawContext): Promise<void> {
+  const adapter = await context.open();
+  const count = Math.min(8, context.capabilities.maxBatchKeys);
+  const store = async (items: readonly Sample[]): Promise<number> => {
+    const keys = items.map((item) => item.key);
+    const sources = items.map((item) => item.source);
+    const result = await adapter.store(keys, sources, context.signal);
+    assert.equal(result.stored.count(), items.length, "store refused a key");
+    return result.bytesTransferred;
+  };
+  const bytesOf = (items: readonly Sample[]): number =>
+    items.reduce((sum, item) => sum + item.source.bytes.length, 0);
+  // Objects of several lengths: what is counted once, or for the first or last one alone, shows.
+  const items = Array.from({ length: count }, (_, n) => sample(context, n + 1, 700 + n * 1301));
+  assert.equal(await store(items), bytesOf(items), "bytesTransferred of a batch of new keys");
+  const again = await store(items);
+  assert.ok([0, bytesOf(items)].includes(again), `bytesTransferred ${again} of a batch that was there`);
+  if (count < 2) return;
+  const old = items.slice(0, Math.floor(count / 2));
+  const fresh = Array.from({ length: count - old.length }, (_, n) =>
+    sample(context, n + 101, 1900 + n * 977),
+  );
+  const mixed = await store([...old, ...fresh]);
+  assert.ok(
+    [bytesOf(fresh), bytesOf(fresh) + bytesOf(old)].includes(mixed),
+    `bytesTransferred ${mixed} of a batch with ${bytesOf(fresh)} new bytes and ${bytesOf(old)} that were there`,
+  );
+}
+
 async function largestBatch(context: LawContext): Promise<void> {
   const adapter = await context.open();
   const count = Math.min(1000, context.capabilities.maxBatchKeys);
@@ -258,6 +287,11 @@ export const ROUND_TRIP_LAWS: readonly Law[] = [
   },
   { id: "batch.equals-singles", title: "a batch does what its keys do singly", run: batchEqualsSingles },
   { id: "batch.largest", title: "a batch of maxBatchKeys (at most 1000) works", run: largestBatch },
+  {
+    id: "batch.bytes-transferred",
+    title: "a batch counts the bytes that were written: new keys wholly, others wholly or not at all",
+    run: bytesOfBatches,
+  },
   { id: "batch.empty", title: "empty batches are answered", run: emptyBatches },
   {
     id: "miss.zero-bits",
