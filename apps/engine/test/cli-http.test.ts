@@ -1,11 +1,12 @@
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
+import { rpcUrlOf } from "../src/cli/ping.ts";
 
 const BIN = fileURLToPath(new URL("../bin/cache-engine.js", import.meta.url));
 
@@ -179,6 +180,7 @@ test.each([
   [404, { detail: "Not Found" }, 1, "error UNSUPPORTED: the server at", "has no GET /cache/objects"],
   [400, { detail: "no adapter 'x'" }, 2, "error INVALID_ARGUMENT:", "no adapter 'x'"],
   [404, { detail: "no L2 adapter 'x'" }, 2, "error INVALID_ARGUMENT:", "answered 404: no L2 adapter 'x'"],
+  [503, { detail: "no L2 adapters configured" }, 1, "error UNSUPPORTED:", "start it with --l2-adapter"],
   [503, { error: "starting" }, 1, "error BACKEND_UNAVAILABLE:", "answered 503: starting"],
   [422, { detail: [{ msg: "too large" }] }, 2, "error INVALID_ARGUMENT:", "too large"],
   [403, { detail: "send a token" }, 1, "error BACKEND_REFUSED:", "send a token"],
@@ -206,8 +208,85 @@ test.each([
   [["status", "--timeout-ms", "0"], "--timeout-ms '0' must be a whole number"],
   [["objects", "--page-size", "5001"], "--page-size '5001' must be a whole number from 1 to 5000"],
   [["clear", "--token-file", "/nowhere/token"], "--token-file /nowhere/token cannot be read"],
+  [["ping", "--url", "nowhere"], "--url 'nowhere' is no address"],
+  [["ping", "--rpc-url", "nowhere"], "--rpc-url 'nowhere' is no address"],
+  [["status", "--port", "5655"], "'status' asks a running engine by its HTTP address: --url http://"],
+  [["ping", "--http-port=8085"], "'ping' asks a running engine by its HTTP address: --url http://"],
+  [["purge", "--url", "http://127.0.0.1:1"], "'purge' takes the flags of 'serve', e.g. --port or"],
+  [["config", "check", "--url", "x"], "'check' takes the flags of 'serve', e.g. --port or"],
+  [["status", "--tmeout-ms", "1"], "did you mean '--timeout-ms'?"],
 ])("%j is refused before anything is sent", async (words, text) => {
   const { code, err } = await cli(...words);
   expect(code).toBe(2);
   expect(err).toContain(text);
+});
+
+describe("ping", () => {
+  /** A TCP server that speaks ZMQ and answers each message with a fixed one. */
+  async function rpc(answer: number): Promise<{ port: number; close: () => void }> {
+    const greeting = Buffer.alloc(64);
+    greeting[0] = 0xff;
+    greeting[9] = 0x7f;
+    greeting[10] = 3;
+    greeting.write("NULL", 12, "latin1");
+    const listening = createTcpServer((socket) => {
+      socket.on("error", () => undefined);
+      socket.write(Buffer.concat([greeting, Buffer.from([0x04, 6, 5]), Buffer.from("READY")]));
+      let bytes = 0;
+      socket.on("data", (part: Buffer) => {
+        bytes += part.length;
+        // Greeting, READY, then the call.
+        if (bytes > 100) socket.write(Buffer.from([1, 1, 0, 1, 1, 0, 0, 1, answer]));
+      });
+    });
+    await new Promise<void>((resolve) => listening.listen(0, "127.0.0.1", resolve));
+    const { port } = listening.address() as AddressInfo;
+    return { port, close: () => listening.close() };
+  }
+
+  const engine = (port: number, status = 200) =>
+    serve((line) =>
+      line === "GET /healthcheck"
+        ? [status, status === 200 ? { status: "healthy" } : { status: "unhealthy", reason: "starting" }]
+        : [status, status === 200 ? { mp: { host: "127.0.0.1", port } } : { error: "starting" }],
+    );
+
+  test("asks RPC where the engine says that it listens", async () => {
+    const wire = await rpc(0xc3);
+    const { url } = await engine(wire.port);
+    const { code, out } = await cli("ping", "--url", url);
+    expect(out).toMatch(new RegExp(`^http ${url}  healthy`, "m"));
+    expect(out).toMatch(new RegExp(`^rpc  tcp://127\\.0\\.0\\.1:${wire.port}  healthy`, "m"));
+    expect(code).toBe(0);
+    wire.close();
+  });
+
+  test("asks RPC alone where only its address is given", async () => {
+    const [good, bad] = [await rpc(0xc3), await rpc(0xc2)];
+    const well = await cli("ping", "--json", "--rpc-url", `tcp://127.0.0.1:${good.port}`);
+    expect(JSON.parse(well.out)).toMatchObject({ ok: true, http: null, rpc: { ok: true } });
+    const unwell = await cli("ping", "--rpc-url", `tcp://127.0.0.1:${bad.port}`);
+    expect(unwell).toMatchObject({ code: 3, out: expect.stringContaining("answered false") });
+    good.close();
+    bad.close();
+  });
+
+  test("says why it does not ask RPC", async () => {
+    const { url } = await engine(1, 503);
+    const starting = await cli("ping", "--url", url);
+    expect(starting.code).toBe(3);
+    expect(starting.out).toContain("HTTP 503: starting");
+    expect(starting.out).toMatch(/^rpc +- +not asked: .*--rpc-url$/m);
+  });
+});
+
+test.each([
+  ["127.0.0.1", "http://127.0.0.1:8080", "tcp://127.0.0.1:5655"],
+  ["127.0.0.1", "http://localhost:8080", "tcp://127.0.0.1:5655"],
+  ["127.0.0.1", "http://node7:8080", "tcp://node7:5655"],
+  ["0.0.0.0", "http://node7:8080", "tcp://node7:5655"],
+  ["::", "http://[fe80::1]:8080", "tcp://[fe80::1]:5655"],
+  ["10.0.0.5", "http://127.0.0.1:8080", "tcp://10.0.0.5:5655"],
+])("an engine whose RPC listens on %s and that is asked at %s has it at %s", (host, url, wanted) => {
+  expect(rpcUrlOf({ mp: { host, port: 5655 } }, url)).toBe(wanted);
 });

@@ -50,8 +50,9 @@ test("serve: banner, ping, a held state directory, clean stop, purge", async () 
     expect(existsSync(pool)).toBe(true);
     const run = (...args: string[]) =>
       spawnSync(process.execPath, [BIN, ...args], { env: ENV, encoding: "utf8" });
-    const urls = ["--url", `http://127.0.0.1:${httpPort}`, "--rpc-url", `tcp://127.0.0.1:${port}`];
-    expect(JSON.parse(run("ping", "--json", ...urls).stdout)).toMatchObject({ ok: true });
+    const url = ["--url", `http://127.0.0.1:${httpPort}`];
+    const rpc = { ok: true, url: `tcp://127.0.0.1:${port}` };
+    expect(JSON.parse(run("ping", "--json", ...url).stdout)).toMatchObject({ ok: true, rpc });
     expect(run("purge", ...state).status).toBe(4);
     const again = run(...words);
     expect(again.status).toBe(4);

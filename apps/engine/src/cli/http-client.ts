@@ -14,12 +14,13 @@ export interface HttpTarget {
   readonly token: string | null;
 }
 
-/** Adds the options that {@link httpTarget} reads. */
+/** Adds the options that {@link httpTarget} reads: the same for every command that asks a running engine. */
 export function addHttpOptions(command: Command): Command {
+  const timeoutMs = command.name() === "ping" ? "2000" : "10000";
   return command
     .option("--url <url>", "HTTP address of the engine", "http://127.0.0.1:8080")
     .option("--token-file <file>", "file with the bearer token, if the engine has --http-token-file")
-    .option("--timeout-ms <n>", "time for each answer, in milliseconds", "10000")
+    .option("--timeout-ms <n>", "time for each answer, in milliseconds", timeoutMs)
     .option("--json", "print JSON");
 }
 

@@ -2,21 +2,50 @@ import { CacheError, isCacheError } from "@cache/contracts";
 import { type Command, CommanderError } from "commander";
 import { nearestName } from "../config/nearest.ts";
 import { errorText, EXIT, exitCodeOf } from "./output.ts";
-import { program } from "./program.ts";
+import { CONFIGURED, program, REMOTE } from "./program.ts";
 
-/** Commander's own complaints in our words, with the nearest flag. */
-function usageError(error: CommanderError, root: Command): CacheError {
+/** Commander's own complaints in our words, with the nearest name that the command knows. */
+function usageError(error: CommanderError, root: Command, argv: readonly string[]): CacheError {
   const text = error.message.replace(/^error: /, "").replace(/\s*\(Did you mean.*$/s, "");
-  const unknown = /unknown (?:option|command) '([^']+)'/.exec(text)?.[1];
-  const flags = [root, ...root.commands, ...root.commands.flatMap((command) => command.commands)].flatMap(
-    (command) => [command.name(), ...command.options.map((option) => option.long ?? "")],
-  );
-  const near = unknown === undefined ? null : nearestName(unknown.replace(/=.*$/s, ""), flags);
-  return new CacheError(
-    "INVALID_ARGUMENT",
-    near === null ? `${text}; see --help` : `${text}; did you mean '${near}'?`,
-  );
+  const unknown = /unknown (?:option|command) '([^']+)'/.exec(text)?.[1]?.replace(/=.*$/s, "");
+  const command = commandOf(root, argv);
+  const names = [
+    ...command.commands.map((inner) => inner.name()),
+    ...command.options.map((option) => option.long ?? ""),
+  ];
+  const near = unknown === undefined ? null : nearestName(unknown, names);
+  const advice = whichEngine(command, unknown) ?? (near === null ? "see --help" : `did you mean '${near}'?`);
+  return new CacheError("INVALID_ARGUMENT", `${text}; ${advice}`);
 }
+
+/** The innermost command that the words name. */
+function commandOf(root: Command, argv: readonly string[]): Command {
+  let command = root;
+  for (const word of argv) command = command.commands.find((inner) => inner.name() === word) ?? command;
+  return command;
+}
+
+/** How this command is told which engine is meant, if the flag is another command's way to say it. */
+function whichEngine(command: Command, flag: string | undefined): string | null {
+  const group = command.parent?.parent === null ? command : (command.parent ?? command);
+  if (REMOTE.includes(group.name()) && flag !== undefined && SERVE_ADDRESS.has(flag))
+    return `'${command.name()}' asks a running engine by its HTTP address: --url http://HOST:HTTP_PORT`;
+  if (CONFIGURED.includes(group.name()) && (flag === "--url" || flag === "--rpc-url"))
+    return `'${command.name()}' takes the flags of 'serve', e.g. --port or --state-dir`;
+  return null;
+}
+
+/** Flags of `serve` that say which engine it is. */
+const SERVE_ADDRESS = new Set([
+  "--host",
+  "--port",
+  "--http-host",
+  "--http-port",
+  "--config",
+  "--state-dir",
+  "--instance-id",
+  "--shm-name",
+]);
 
 /** Runs the command line. Sets the exit code, and leaves a serving process running. */
 export async function main(argv: readonly string[]): Promise<void> {
@@ -43,7 +72,7 @@ export async function main(argv: readonly string[]): Promise<void> {
       process.exitCode = EXIT.usage;
       return;
     }
-    const error = thrown instanceof CommanderError ? usageError(thrown, root) : thrown;
+    const error = thrown instanceof CommanderError ? usageError(thrown, root, argv) : thrown;
     process.stderr.write(`${errorText(error, argv.includes("--verbose") || !isCacheError(error))}\n`);
     process.exitCode = exitCodeOf(error);
   }

@@ -1,4 +1,4 @@
-import { CacheError } from "@cache/contracts";
+import { CacheError, messageOf } from "@cache/contracts";
 import type { Command } from "commander";
 import { type HttpTarget, httpTarget, requestJson, wholeNumber } from "./http-client.ts";
 import { progress, say, sizeText, table } from "./output.ts";
@@ -81,7 +81,17 @@ async function fetchPage(
   if (query.adapter !== undefined) parameters.set("adapter", query.adapter);
   if (query.modelName !== undefined) parameters.set("model_name", query.modelName);
   if (query.token !== null) parameters.set("page_token", query.token);
-  const body = await requestJson(target, "GET", `/cache/objects?${parameters.toString()}`);
+  const body = await requestJson(target, "GET", `/cache/objects?${parameters.toString()}`).catch(
+    (error: unknown) => {
+      // LMCache's words; the same server answers the same until it is started with an adapter.
+      if (!messageOf(error).includes("no L2 adapters configured")) throw error;
+      throw new CacheError(
+        "UNSUPPORTED",
+        `the engine at ${target.url} has no L2 adapter, and L2 is what this lists: start it with --l2-adapter; what L1 holds is in 'status'`,
+        { cause: error },
+      );
+    },
+  );
   if (isPage(body)) return body;
   throw new CacheError("BACKEND_UNAVAILABLE", `${target.url} answered no page of objects; is it an engine?`);
 }

@@ -8,9 +8,9 @@ Exit codes: 0 done; 1 failed; 2 wrong arguments or configuration; 3 no answer, o
 const collect = (value: string, earlier: readonly string[] | undefined) => [...(earlier ?? []), value];
 
 /** Commands that take the flags of `serve`. */
-const CONFIGURED = ["serve", "config", "purge", "doctor"];
+export const CONFIGURED = ["serve", "config", "purge", "doctor"];
 /** Commands that talk to a running engine over HTTP. */
-const REMOTE = ["status", "clear", "objects"];
+export const REMOTE = ["ping", "status", "clear", "objects"];
 
 /**
  * The command line. Commands are imported when they run: `serve` loads nothing of the others, and `--version` loads
@@ -85,14 +85,14 @@ function addConfigured(root: Command): Command[] {
 
 /** Commands for a running engine; without the options that say which. */
 function addRemote(root: Command): Command[] {
-  root
+  const ping = root
     .command("ping")
     .description("ask a running engine whether it is well, over HTTP and RPC")
-    .option("--url <url>", "HTTP address of the engine", "http://127.0.0.1:8080")
-    .option("--rpc-url <url>", "RPC address of the engine", "tcp://127.0.0.1:5555")
-    .option("--timeout-ms <n>", "time for each answer, in milliseconds", "2000")
-    .option("--json", "print JSON")
-    .action(async (_options: unknown, command: Command) => (await import("./ping.ts")).ping(command));
+    .option(
+      "--rpc-url <url>",
+      "RPC address, e.g. tcp://127.0.0.1:5555; default: the one that the engine tells",
+    );
+  ping.action(async (_options: unknown, command: Command) => (await import("./ping.ts")).ping(command));
   const status = root.command("status").description("show what a running engine holds and does");
   status.action(async (_options: unknown, command: Command) => (await import("./status.ts")).status(command));
   const clear = root
@@ -110,7 +110,7 @@ function addRemote(root: Command): Command[] {
   objects.action(async (_options: unknown, command: Command) =>
     (await import("./objects.ts")).objects(command),
   );
-  return [status, clear, objects];
+  return [ping, status, clear, objects];
 }
 
 function addAdapters(root: Command): void {
