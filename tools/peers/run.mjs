@@ -2,7 +2,7 @@
 /**
  * Checks against the real, unmodified LMCache clients: `npm run test:peers -- [--peers DIR] [--only NAME]… [--list]`.
  *
- * Each check is a Python program that starts its own engines on free ports, with pools and directories of its own, and
+ * Each check is a Python program (`pack`: a Node program, `npm run check:pack`) that starts its own engines on free ports, with pools and directories of its own, and
  * prints a line a check: `ok`, `FAIL` or `skip`. A name with `:no-koffi` is the same check with the engine's koffi off.
  * Environment: CACHE_PEERS_DIR (as --peers, default `.peers`), CACHE_PEERS_COMPARE=1 (also measures `lmcache server`),
  * PEERS_SERVER=lmcache (runs the checks against the reference instead; kill drills cannot pass there).
@@ -32,6 +32,7 @@ const checks = {
   vectors: ["vectors.py", [], 120],
   bench_server: ["bench_server.py", [], 600],
   start_time: ["start_time.py", [], 600],
+  pack: ["../pack/check.mjs", [], 900],
 };
 const withoutKoffi = [
   "drive",
@@ -121,7 +122,10 @@ function run(name) {
   const failedBefore = counts.failed;
   const begin = process.hrtime.bigint();
   console.log(`\n== ${name}`);
-  const child = spawn(python, ["-W", "ignore", join(here, program), ...args], {
+  const words = program.endsWith(".mjs")
+    ? [process.execPath, join(here, program), "--peers", peers, ...args]
+    : [python, "-W", "ignore", join(here, program), ...args];
+  const child = spawn(words[0], words.slice(1), {
     detached: true,
     stdio: ["ignore", "pipe", "pipe"],
     env: {
