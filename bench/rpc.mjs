@@ -2,7 +2,8 @@
 /**
  * RPC latency of the engine next to `lmcache server`: see rpc.py, which does the work.
  *
- *   node bench/rpc.mjs [--peers DIR] [--reps 5] [--profile DIR]
+ *   node bench/rpc.mjs [--peers DIR] [--reps 5] [--cycle-seconds 3] [--only 1k,128k,cycles-1,cycles-8,inline]
+ *                      [--kinds engine,lmcache,floor] [--profile DIR]
  *
  * Also prints the longest pause of the engine's event loop. --profile writes a CPU profile of the engine and prints
  * where its time went; profiling slows it down, so take figures without it. Build first.
@@ -21,6 +22,8 @@ const { values: options } = parseArgs({
     peers: { type: "string", default: process.env.CACHE_PEERS_DIR ?? join(ROOT, ".peers") },
     reps: { type: "string", default: "5" },
     "cycle-seconds": { type: "string", default: "3" },
+    only: { type: "string" },
+    kinds: { type: "string" },
     profile: { type: "string" },
   },
 });
@@ -36,9 +39,12 @@ const quoted = [process.execPath, ...nodeFlags].map((word) => `'${word.replaceAl
 writeFileSync(node, `#!/bin/sh\nexec ${quoted.join(" ")} "$@"\n`, { mode: 0o700 });
 say(machineFacts());
 try {
+  const passed = ["reps", "cycle-seconds", "only", "kinds"].flatMap((name) =>
+    options[name] === undefined ? [] : [`--${name}`, options[name]],
+  );
   const done = spawnSync(
     join(resolve(options.peers), "bin", "python"),
-    [join(ROOT, "bench", "rpc.py"), "--reps", options.reps, "--cycle-seconds", options["cycle-seconds"]],
+    [join(ROOT, "bench", "rpc.py"), ...passed],
     { stdio: "inherit", env: { ...peerEnvironment(), CACHE_BENCH_PAUSES: pauses, PEERS_NODE: node } },
   );
   for (const name of readdirSync(pauses).filter((file) => file.endsWith(".json"))) {

@@ -1,10 +1,11 @@
 """RPC latency of the engine next to `lmcache server`: both run, and each figure is taken from them in turn.
 
-    node bench/rpc.mjs [--peers DIR] [--reps 5] [--profile DIR]
+    node bench/rpc.mjs [--peers DIR] [--reps 5] [--only PART,...] [--profile DIR]
 
-Every client here is LMCache's own request client, so what its encoding costs is in both figures; `echo` is the same
-client bytes against a ROUTER that answers at once: no server can be faster here. Ratios are our time / LMCache's time
-(below 1: we are faster), or our rate / LMCache's rate (above 1: we are faster), paired in each repetition.
+Every client here is LMCache's own request client, so what its encoding costs is in all figures. `floor` is the same
+client against a process that answers each call at once with bytes made before: no server can be faster here. Ratios
+are our time / LMCache's time (below 1: we are faster), or our rate / LMCache's rate (above 1: we are faster), paired in
+each repetition; the floor's ratio is what a server without any work would have got in the same repetitions.
 """
 import argparse, json, multiprocessing, os, statistics, sys, time
 from pathlib import Path
@@ -21,7 +22,9 @@ from lmcache.v1.multiprocess.custom_types import IPCCacheServerKey
 SMALL = Layout(layers=1, hidden=8)  # 4 KiB an object: what is timed is the control path
 LARGE = Layout(layers=8, hidden=512)  # 2 MiB an object
 INLINE_CHUNKS = 64  # 128 MiB
-KINDS = ("engine", "lmcache")
+KINDS = ("engine", "lmcache", "floor")
+PARTS = ("1k", "128k", "cycles-1", "cycles-8", "inline")
+REQUEST = "{kind}-{pid}-{number}-{chunks}"  # the floor reads from its end how many chunks to claim
 
 
 class Prompt:
@@ -65,9 +68,16 @@ class Target:
         if outcome == "failed":
             raise RuntimeError(f"{self.kind}: a store failed\n{self.server.log_tail()}")
 
-    def request(self):
+    def request(self, chunks):
         self.numbers += 1
-        return f"{self.kind}-{os.getpid()}-{self.numbers}"
+        return REQUEST.format(kind=self.kind, pid=os.getpid(), number=self.numbers, chunks=chunks)
+
+    @property
+    def url(self):
+        return self.server.url
+
+    def log_tail(self):
+        return self.server.log_tail()
 
     def close(self):
         self.client.close()
@@ -75,9 +85,66 @@ class Target:
         self.server.destroy()
 
 
+class Floor:
+    """A process that takes every message and answers at once: what is left is the client, libzmq and the kernel."""
+
+    kind, numbers = "floor", 0
+
+    def __init__(self, layout, shm):
+        spawn = multiprocessing.get_context("spawn")
+        mine, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=floor_server, args=(theirs, layout.object_bytes, shm), daemon=True)
+        self.process.start()
+        self.url = f"tcp://127.0.0.1:{mine.recv()}"
+        self.client = RawClient(self.url, "bench-model", layout, timeout=60)
+
+    request = Target.request
+
+    def store(self, prompt):
+        pass
+
+    def log_tail(self):
+        return ""
+
+    def close(self):
+        self.client.close()
+        self.process.terminate()
+
+
+def floor_server(pipe, object_bytes, shm):
+    """Answers by operation; nothing is decoded and nothing kept."""
+    encode = msgspec.msgpack.encode
+    slots = {chunks: encode({"success": True, "data": b"", "context": {"slots": [
+        {"offset": chunk * object_bytes, "length": object_bytes, "shape": [1, CHUNK, 8], "dtype": "bfloat16"}
+        for chunk in range(chunks)]}}) for chunks in (4, 512)}
+    # Made as our server makes it, in any case of the same size.
+    inline = b"" if shm else encode({"success": True, "data": bytes(INLINE_CHUNKS * object_bytes + 4096), "context": {}})
+    counts = {str(chunks).encode(): encode(chunks) for chunks in (4, 512, INLINE_CHUNKS)}
+    yes, context = encode(True), encode({"context": {}})
+    LOOKUP, QUERY, FREE, END, PREPARE_STORE, COMMIT_STORE, PREPARE_RETRIEVE, COMMIT_RETRIEVE = (
+        encode(number) for number in (8, 9, 12, 13, 16, 17, 18, 19))
+    router = zmq.Context().socket(zmq.ROUTER)
+    pipe.send(router.bind_to_random_port("tcp://127.0.0.1"))
+    while True:
+        identity, uid, op, *payload = router.recv_multipart(copy=False)
+        name = op.bytes
+        reply = [identity, uid, op]
+        if name == QUERY:
+            reply.append(counts[payload[0].bytes.rsplit(b"-", 1)[1]])
+        elif name in (COMMIT_STORE, COMMIT_RETRIEVE):
+            reply.append(yes)
+        elif name == PREPARE_STORE:
+            reply.append(context)
+        elif name == PREPARE_RETRIEVE:
+            reply.append(inline if inline else slots[512 if len(payload[0].buffer) > 100_000 else 4])
+        elif name not in (LOOKUP, FREE, END):
+            reply.append(yes)
+        router.send_multipart(reply, copy=len(reply[-1]) < 65_536)
+
+
 def lookups(target, prompt):
     """Seconds of lookup and poll, and of prepare_retrieve after it."""
-    calls, request = target.client.calls, target.request()
+    calls, request = target.client.calls, target.request(prompt.chunks)
     key = prompt.key("bench-model", request)
     spent, found = seconds(lambda: lookup_and_poll(calls, key, request))
     if found != prompt.chunks:
@@ -103,7 +170,7 @@ def cycle_worker(urls, pipe):
         end, count = time.perf_counter() + duration, 0
         while time.perf_counter() < end:
             number += 1
-            request = f"cycle-{os.getpid()}-{number}"
+            request = REQUEST.format(kind="cycle", pid=os.getpid(), number=number, chunks=prompt.chunks)
             key = prompt.key("bench-model", request)
             lookup_and_poll(calls[kind], key, request)
             calls[kind].free_lookup_locks(key, 1).result(timeout=30)
@@ -118,7 +185,7 @@ class Cyclers:
 
     def __init__(self, targets, count):
         spawn = multiprocessing.get_context("spawn")
-        urls = {target.kind: target.server.url for target in targets}
+        urls = {target.kind: target.url for target in targets}
         self.pipes = []
         for _ in range(count):
             mine, theirs = spawn.Pipe()
@@ -148,7 +215,7 @@ def inline(target, seed):
     """Seconds of an inline store of 128 MiB, and of its load."""
     client, prompt = target.client, Prompt(seed, INLINE_CHUNKS)
     data = client._pickle(prompt.sequence)
-    request = target.request()
+    request = target.request(INLINE_CHUNKS)
     mine = prompt.key("bench-model", request, worker=0)
 
     def store():
@@ -157,9 +224,9 @@ def inline(target, seed):
 
     stored, good = seconds(store)
     if not good:
-        raise RuntimeError(f"{target.kind}: the inline store failed\n{target.server.log_tail()}")
+        raise RuntimeError(f"{target.kind}: the inline store failed\n{target.log_tail()}")
     client.calls.end_session(request).result(timeout=30)
-    request = target.request()
+    request = target.request(INLINE_CHUNKS)
     if lookup_and_poll(client.calls, prompt.key("bench-model", request), request) != INLINE_CHUNKS:
         raise RuntimeError(f"{target.kind}: what was stored inline is not found")
     mine = prompt.key("bench-model", request, worker=0)
@@ -171,116 +238,108 @@ def inline(target, seed):
     return stored, loaded
 
 
-def echo_server(pipe):
-    """Answers each message with as many bytes as its first frame says."""
-    context = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    pipe.send(router.bind_to_random_port("tcp://127.0.0.1"))
-    while True:
-        frames = router.recv_multipart(copy=False)
-        wanted = int.from_bytes(frames[1].bytes, "big")
-        router.send_multipart([frames[0], bytes(wanted)])
-
-
-def echo_limits(prompts, reps):
-    """Seconds that the same bytes take to a process that answers at once, and from it."""
-    spawn = multiprocessing.get_context("spawn")
-    mine, theirs = spawn.Pipe()
-    process = spawn.Process(target=echo_server, args=(theirs,), daemon=True)
-    process.start()
-    dealer = zmq.Context().socket(zmq.DEALER)
-    dealer.connect(f"tcp://127.0.0.1:{mine.recv()}")
-
-    def trip(payload, wanted):
-        dealer.send_multipart([wanted.to_bytes(8, "big"), payload], copy=False)
-        dealer.recv(copy=False)
-
-    size = INLINE_CHUNKS * LARGE.object_bytes
-    big = bytes(size)
-    limits = {}
-    for name, (payload, wanted, trips) in {
-        **{f"lookup + poll, {label} tokens": (msgspec.msgpack.encode(prompt.tokens), 64, 2) for label, prompt in prompts.items()},
-        "prepare_retrieve, 128k tokens": (msgspec.msgpack.encode(prompts["128k"].tokens), 40_000, 1),
-        "inline store, 128 MiB": (big, 64, 1),
-        "inline load, 128 MiB": (b"", size, 1),
-    }.items():
-        trip(payload, wanted)
-        spent = []
-        for _ in range(reps):
-            one, _ = seconds(lambda: trip(payload, wanted))
-            rest = sum(seconds(lambda: trip(b"", 64))[0] for _ in range(trips - 1))
-            spent.append(one + rest)
-        limits[name] = statistics.median(spent)
-    process.terminate()
-    return limits
-
-
 def alternate(targets, reps, take):
     """take(target) for each target in turn; {kind: [values]}. Who begins changes each time."""
     values = {target.kind: [] for target in targets}
     for rep in range(reps):
-        for target in targets[rep % 2:] + targets[:rep % 2]:
+        first = rep % len(targets)
+        for target in targets[first:] + targets[:first]:
             values[target.kind].append(take(target))
     return values
 
 
-def line(name, values, limit, higher_is_better=False, per=1.0):
-    ratios = [ours / theirs for ours, theirs in zip(values["engine"], values["lmcache"])]
-    unit = "/s" if higher_is_better else " ms"
-    scale = 1 / per if higher_is_better else 1e3
-    engine, lmcache = (statistics.median(values[kind]) * scale for kind in KINDS)
-    floor = "" if limit is None else f"  echo {limit * 1e3:.2f} ms"
-    print(f"{name:32} engine {engine:10.2f}{unit}  lmcache {lmcache:10.2f}{unit}  ratio {statistics.median(ratios):.2f} "
-          f"[{min(ratios):.2f}..{max(ratios):.2f}]{floor}", flush=True)
+def paired(values, other):
+    """Median and range of the ratios of one repetition."""
+    ratios = [mine / theirs for mine, theirs in zip(values, other)]
+    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}..{max(ratios):.2f}]"
 
 
-def control_path(reps, seconds_of_cycles, limits, prompts):
-    targets = [Target(kind, "rpc", SMALL, True) for kind in KINDS]
+def line(name, values, higher_is_better=False):
+    unit, scale = ("/s", 1.0) if higher_is_better else (" ms", 1e3)
+    texts = [f"{kind} {statistics.median(values[kind]) * scale:9.2f}{unit}" for kind in values]
+    if "lmcache" in values:
+        texts.append(f"ratio {paired(values['engine'], values['lmcache'])}")
+        texts.append(f"floor's {paired(values['floor'], values['lmcache'])}")
+    print(f"{name:32} {'  '.join(texts)}", flush=True)
+
+
+def open_targets(kinds, label, layout, shm):
+    targets = []
+    try:
+        for kind in kinds:
+            targets.append(Floor(layout, shm) if kind == "floor" else Target(kind, label, layout, shm))
+    except BaseException:
+        close_all(targets)
+        raise
+    return targets
+
+
+def close_all(targets):
+    for target in targets:
+        target.close()
+
+
+def column(values, index):
+    return {kind: [sample[index] for sample in samples] for kind, samples in values.items()}
+
+
+def control_path(kinds, reps, seconds_of_cycles, parts):
+    prompts = {"1k": Prompt(1, 4), "128k": Prompt(2, 512)}
+    targets = open_targets(kinds, "rpc", SMALL, True)
     try:
         for target in targets:
             for prompt in prompts.values():
                 target.store(prompt)
-        for label, samples in (("1k", 20), ("128k", 5)):
+        for label, samples in (("1k", 40), ("128k", 8)):
+            if label not in parts:
+                continue
+
             def take(target):
                 pairs = [lookups(target, prompts[label]) for _ in range(samples)]
-                return tuple(statistics.median(column) for column in zip(*pairs))
+                return tuple(statistics.median(times) for times in zip(*pairs))
+
             values = alternate(targets, reps, take)
-            looked = {kind: [pair[0] for pair in pairs] for kind, pairs in values.items()}
-            line(f"lookup + poll, {label} tokens", looked, limits.get(f"lookup + poll, {label} tokens"))
-            if label == "128k":
-                retrieved = {kind: [pair[1] for pair in pairs] for kind, pairs in values.items()}
-                line("prepare_retrieve, 128k tokens", retrieved, limits.get("prepare_retrieve, 128k tokens"))
-        cyclers = Cyclers(targets, 8)
-        for clients in (1, 8):
-            values = alternate(targets, reps, lambda target: cyclers.rate(target.kind, clients, seconds_of_cycles))
-            line(f"lookup + poll + end, {clients} client{'s' * (clients > 1)}", values, None, higher_is_better=True)
-        cyclers.close()
+            line(f"lookup + poll, {label} tokens", column(values, 0))
+            line(f"prepare_retrieve, {label} tokens", column(values, 1))
+        counts = [count for count in (1, 8) if f"cycles-{count}" in parts]
+        if counts:
+            cyclers = Cyclers(targets, max(counts))
+            for clients in counts:
+                values = alternate(targets, reps, lambda target: cyclers.rate(target.kind, clients, seconds_of_cycles))
+                line(f"lookup + poll + end, {clients} client{'s' * (clients > 1)}", values, higher_is_better=True)
+            cyclers.close()
     finally:
-        for target in targets:
-            target.close()
+        close_all(targets)
 
 
-def inline_path(reps, limits):
-    targets = [Target(kind, "inline", LARGE, False) for kind in KINDS]
+def inline_path(kinds, reps):
+    targets = open_targets(kinds, "inline", LARGE, False)
     seeds = iter(range(10_000, 20_000))
     try:
-        values = alternate(targets, reps, lambda target: inline(target, next(seeds)))
-        for index, name in enumerate(("inline store, 128 MiB", "inline load, 128 MiB")):
-            line(name, {kind: [pair[index] for pair in pairs] for kind, pairs in values.items()}, limits[name])
-    finally:
         for target in targets:
-            target.close()
+            inline(target, next(seeds))
+        values = alternate(targets, reps, lambda target: inline(target, next(seeds)))
+        line("inline store, 128 MiB", column(values, 0))
+        line("inline load, 128 MiB", column(values, 1))
+    finally:
+        close_all(targets)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--reps", type=int, default=5)
     parser.add_argument("--cycle-seconds", type=float, default=3.0)
+    parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--kinds", default=",".join(KINDS))
     options = parser.parse_args()
-    prompts = {"1k": Prompt(1, 4), "128k": Prompt(2, 512)}
-    limits = echo_limits(prompts, 20)
-    control_path(options.reps, options.cycle_seconds, limits, prompts)
-    inline_path(max(2, options.reps // 2), limits)
+    parts, kinds = options.only.split(","), options.kinds.split(",")
+    unknown = {*parts} - {*PARTS} or {*kinds} - {*KINDS}
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}, kinds {', '.join(KINDS)}")
+    if {*parts} - {"inline"}:
+        control_path(kinds, options.reps, options.cycle_seconds, parts)
+    if "inline" in parts:
+        inline_path(kinds, options.reps)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,11 @@ export class HashSessions {
     return session.hashes.subarray(0, chunks * CHUNK_HASH_BYTES);
   }
 
+  /** Counts hashes that were taken from an equal token array, without a session. */
+  noteReused(chunks: number): void {
+    this.#reused += chunks;
+  }
+
   /** Forgets a session; true if there was one. */
   end(requestId: string): boolean {
     return this.#drop(requestId);

@@ -5,15 +5,15 @@ import {
   MODEL_NAME_BYTES_MAX,
 } from "@cache/contracts";
 import { MsgpackReader } from "./msgpack-reader.ts";
+import type { KnownTokens, RecentTokens } from "./recent-tokens.ts";
 import { quoted, violation } from "./violations.ts";
 
-/** LMCache's `IPCCacheServerKey` as it was read. The token bytes lie in the {@link TokenBuffer}. */
+/** LMCache's `IPCCacheServerKey` as it was read. */
 export interface CacheServerKey {
   readonly modelName: string;
   readonly worldSize: number;
   readonly workerId: number | null;
-  /** Big-endian uint32 a token, as hashed: a view of the token buffer, valid until the next key is read. */
-  readonly tokens: Uint8Array;
+  readonly tokens: TokenArray;
   readonly tokenCount: number;
   readonly start: number;
   readonly end: number;
@@ -44,37 +44,97 @@ export class TokenBuffer {
   }
 }
 
-/** Reads an array of uint32 into `buffer`, big-endian, without a JavaScript array between. */
-function readTokens(reader: MsgpackReader, buffer: TokenBuffer, tokensMax: number): Uint8Array {
-  const count = reader.array("token_ids");
-  if (count > tokensMax) throw violation("token_ids", `has ${count} ids; at most ${tokensMax} are taken`);
-  const out = buffer.reserve(count * 4);
-  const bytes = reader.bytes;
-  let at = 0;
-  for (let i = 0; i < count; i++) {
-    const pos = reader.pos;
-    const type = bytes[pos];
-    if (type === 0xce && reader.left >= 5) {
-      out[at] = bytes[pos + 1] as number;
-      out[at + 1] = bytes[pos + 2] as number;
-      out[at + 2] = bytes[pos + 3] as number;
-      out[at + 3] = bytes[pos + 4] as number;
-      reader.pos = pos + 5;
-    } else if (type === 0xcd && reader.left >= 3) {
-      out[at] = 0;
-      out[at + 1] = 0;
-      out[at + 2] = bytes[pos + 1] as number;
-      out[at + 3] = bytes[pos + 2] as number;
-      reader.pos = pos + 3;
-    } else {
-      const id = reader.intIn("token_ids", 0, 0xffffffff);
-      out[at] = id >>> 24;
-      out[at + 1] = id >>> 16;
-      out[at + 2] = id >>> 8;
-      out[at + 3] = id;
-    }
-    at += 4;
+/** The token ids of a key: where they lie, and their bytes once they are asked for. */
+export class TokenArray {
+  readonly frame: Buffer;
+  /** Where the array begins in the frame, header included, and where it ends. */
+  readonly from: number;
+  readonly to: number;
+  readonly count: number;
+  /** Equal arrays that were hashed before, one of each tenant. They were checked when they were read first. */
+  readonly known: readonly KnownTokens[];
+  readonly #buffer: TokenBuffer;
+  #bytes: Uint8Array | undefined;
+
+  /** Reads the array at the reader's cursor; of one that `recent` knows only the header. */
+  constructor(reader: MsgpackReader, buffer: TokenBuffer, tokensMax: number, recent?: RecentTokens) {
+    this.frame = reader.bytes;
+    this.#buffer = buffer;
+    this.from = reader.pos;
+    const count = reader.array("token_ids");
+    if (count > tokensMax) throw violation("token_ids", `has ${count} ids; at most ${tokensMax} are taken`);
+    this.count = count;
+    this.known = recent?.find(this.frame, this.from, count) ?? [];
+    const [equal] = this.known;
+    if (equal === undefined) this.#bytes = readTokens(reader, buffer, count);
+    else reader.pos = this.from + equal.raw.length;
+    this.to = reader.pos;
   }
+
+  /** Big-endian uint32 a token, as hashed: a view of the token buffer, valid until the next key is read. */
+  bytes(): Uint8Array {
+    if (this.#bytes === undefined) {
+      const reader = new MsgpackReader(this.frame);
+      reader.pos = this.from;
+      this.#bytes = readTokens(reader, this.#buffer, reader.array("token_ids"));
+    }
+    return this.#bytes;
+  }
+}
+
+const UINT8 = 0xcc;
+const UINT16 = 0xcd;
+const UINT32 = 0xce;
+/** Ids read by one call of {@link readPlainTokens}: a loop over a whole prompt would be optimized anew in each call. */
+const TOKENS_A_CALL = 1024;
+
+/**
+ * Reads ids from `at[0]` for the tokens `at[1]`..`end`, and advances both. Stops at what is no plain id, or close to
+ * the frame's end.
+ */
+function readPlainTokens(from: DataView, to: DataView, at: Int32Array, end: number): void {
+  const wide = from.byteLength - 5;
+  let pos = at[0] as number;
+  let i = at[1] as number;
+  for (; i < end && pos <= wide; i++) {
+    const type = from.getUint8(pos);
+    if (type < 0x80) {
+      to.setUint32(i * 4, type);
+      pos += 1;
+      continue;
+    }
+    if (type !== UINT32 && type !== UINT16) {
+      if (type !== UINT8) break;
+      to.setUint32(i * 4, from.getUint8(pos + 1));
+      pos += 2;
+      continue;
+    }
+    // No branch on which of both: the widths of ids follow no pattern that a processor could learn.
+    const isNarrow = UINT32 - type;
+    to.setUint32(i * 4, from.getUint32(pos + 1) >>> (isNarrow << 4));
+    pos += 5 - (isNarrow << 1);
+  }
+  at[0] = pos;
+  at[1] = i;
+}
+
+/** Reads `count` uint32 into `buffer`, big-endian, without a JavaScript array between. */
+function readTokens(reader: MsgpackReader, buffer: TokenBuffer, count: number): Uint8Array {
+  const out = buffer.reserve(count * 4);
+  const { bytes } = reader;
+  const from = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const to = new DataView(out.buffer, out.byteOffset, out.length);
+  const at = Int32Array.of(reader.pos, 0);
+  for (let i = 0; i < count; i = at[1]) {
+    const end = Math.min(count, i + TOKENS_A_CALL);
+    readPlainTokens(from, to, at, end);
+    if (at[1] === end) continue;
+    reader.pos = at[0] as number;
+    to.setUint32((at[1] as number) * 4, reader.intIn("token_ids", 0, 0xffffffff));
+    at[0] = reader.pos;
+    at[1] = (at[1] as number) + 1;
+  }
+  reader.pos = at[0] as number;
   return out.subarray(0, count * 4);
 }
 
@@ -93,7 +153,7 @@ interface KeyFields {
   model_name?: string;
   world_size?: number;
   worker_id?: number | null;
-  token_ids?: Uint8Array;
+  token_ids?: TokenArray;
   start?: number;
   end?: number;
   request_id?: string;
@@ -108,6 +168,7 @@ function readField(
   fields: KeyFields,
   tokens: TokenBuffer,
   max: number,
+  recent: RecentTokens | undefined,
 ): void {
   switch (name) {
     case "model_name":
@@ -120,7 +181,7 @@ function readField(
       fields.worker_id = reader.nil(name) ? null : reader.intIn(name, 0, 254);
       return;
     case "token_ids":
-      fields.token_ids = readTokens(reader, tokens, max);
+      fields.token_ids = new TokenArray(reader, tokens, max, recent);
       return;
     case "start":
     case "end":
@@ -160,6 +221,7 @@ export function readCacheServerKey(
   frame: Buffer,
   buffer: TokenBuffer,
   tokensMax = TOKENS_MAX_DEFAULT,
+  recent?: RecentTokens,
 ): CacheServerKey {
   const reader = new MsgpackReader(frame);
   const pairs = reader.map("key");
@@ -170,13 +232,14 @@ export function readCacheServerKey(
     const name = reader.str("a field name of the key", 256);
     if (seen.has(name)) throw violation(`key field ${quoted(name)}`, "is given twice");
     seen.add(name);
-    readField(reader, name, fields, buffer, tokensMax);
+    readField(reader, name, fields, buffer, tokensMax, recent);
   }
   reader.expectEnd("key");
   for (const name of REQUIRED) {
     if (fields[name] === undefined) throw violation(`key field ${name}`, "is missing");
   }
-  const { model_name = "", world_size = 0, worker_id = null, token_ids = new Uint8Array(0) } = fields;
+  const { model_name = "", world_size = 0, worker_id = null } = fields;
+  const tokens = fields.token_ids as TokenArray;
   const { cache_salt = "", start = 0, end = 0, request_id = "" } = fields;
   assertModelName(model_name);
   assertCacheSalt(cache_salt);
@@ -187,8 +250,8 @@ export function readCacheServerKey(
     modelName: model_name,
     worldSize: world_size,
     workerId: worker_id,
-    tokens: token_ids,
-    tokenCount: token_ids.length / 4,
+    tokens,
+    tokenCount: tokens.count,
     start,
     end,
     requestId: request_id,

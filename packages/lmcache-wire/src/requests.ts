@@ -7,12 +7,15 @@ import {
   readCacheServerKey,
   REQUEST_ID_BYTES_MAX,
   TOKENS_MAX_DEFAULT,
+  type TokenArray,
   type TokenBuffer,
 } from "./key-reader.ts";
 import { assertModelName, MODEL_NAME_BYTES_MAX } from "@cache/contracts";
 import { MsgpackReader } from "./msgpack-reader.ts";
 import { type Operation, PAYLOAD_BYTES_MAX, type ServedName } from "./operations.ts";
 import { readTensorList } from "./pickle-read.ts";
+import type { RecentTokens } from "./recent-tokens.ts";
+import { CHUNK_HASH_BYTES } from "./token-hasher.ts";
 import { quoted, violation } from "./violations.ts";
 
 /** Calls with a chunk range and an instance. */
@@ -50,6 +53,8 @@ export interface DecodeContext {
   readonly chunkSize: number;
   readonly tokens: TokenBuffer;
   readonly sessions: HashSessions;
+  /** Token arrays of the last calls; without it each one is read and hashed. */
+  readonly recent?: RecentTokens | undefined;
   /** Most token ids of one key. */
   readonly tokensMax?: number | undefined;
 }
@@ -70,7 +75,7 @@ export class WireChunkRange implements ChunkRange {
   readonly firstChunk: number;
   readonly endChunk: number;
   readonly hashes: Uint8Array;
-  #tokens: Uint8Array | null;
+  #tokens: TokenArray | null;
   readonly #chunkBytes: number;
 
   constructor(
@@ -97,7 +102,7 @@ export class WireChunkRange implements ChunkRange {
     if (!Number.isInteger(chunk) || chunk < 0 || chunk >= this.endChunk) {
       throw new TypeError(`chunk ${chunk} is not in 0..${this.endChunk - 1}`);
     }
-    return this.#tokens.subarray(chunk * this.#chunkBytes, (chunk + 1) * this.#chunkBytes);
+    return this.#tokens.bytes().subarray(chunk * this.#chunkBytes, (chunk + 1) * this.#chunkBytes);
   }
 
   /** The token buffer is about to be used again. */
@@ -107,7 +112,8 @@ export class WireChunkRange implements ChunkRange {
 }
 
 function rangeOf(frame: Buffer, op: ServedName, context: DecodeContext): WireChunkRange {
-  const key = readCacheServerKey(frame, context.tokens, context.tokensMax ?? TOKENS_MAX_DEFAULT);
+  const tokensMax = context.tokensMax ?? TOKENS_MAX_DEFAULT;
+  const key = readCacheServerKey(frame, context.tokens, tokensMax, context.recent);
   const size = context.chunkSize;
   const transfer = op !== "lookup" && op !== "free_lookup_locks";
   if (transfer) {
@@ -124,11 +130,24 @@ function rangeOf(frame: Buffer, op: ServedName, context: DecodeContext): WireChu
   }
   const end = Math.floor(Math.min(key.end, key.tokenCount) / size);
   const first = op === "lookup" ? 0 : Math.min(Math.floor(key.start / size), end);
-  return new WireChunkRange(
-    key,
-    { first, end, size },
-    context.sessions.hashesFor(key.requestId, key.tokens, end),
-  );
+  return new WireChunkRange(key, { first, end, size }, hashesOf(key, end, context));
+}
+
+/** Hashes of chunks 0..`end`: of a token array that came before as they were, else of the session or computed. */
+function hashesOf(key: CacheServerKey, end: number, context: DecodeContext): Uint8Array {
+  const { recent, sessions } = context;
+  const { tokens, cacheSalt } = key;
+  const known = tokens.known.find((entry) => entry.cacheSalt === cacheSalt);
+  const wanted = end * CHUNK_HASH_BYTES;
+  if (known !== undefined && known.hashes.length >= wanted) {
+    recent?.used(known);
+    sessions.noteReused(end);
+    return known.hashes.subarray(0, wanted);
+  }
+  const hashes = sessions.hashesFor(key.requestId, tokens.bytes(), end);
+  if (known !== undefined) recent?.used(known, hashes);
+  else recent?.add(tokens.frame, tokens.from, tokens.to, tokens.count, cacheSalt, hashes);
+  return hashes;
 }
 
 /** Reads one payload frame to its end. */

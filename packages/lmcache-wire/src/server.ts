@@ -10,6 +10,7 @@ import { HashSessions } from "./hash-sessions.ts";
 import { KvEventStreams } from "./kv-event-streams.ts";
 import { TOKENS_MAX_DEFAULT, TokenBuffer } from "./key-reader.ts";
 import { Outgoing } from "./outgoing.ts";
+import { RecentTokens } from "./recent-tokens.ts";
 import { TokenHasher } from "./token-hasher.ts";
 import { TurnCommitter } from "./turns.ts";
 
@@ -152,7 +153,7 @@ class Server implements RpcServer {
       counters,
       streams: this.#streams,
       log,
-      context: { chunkSize, tokens: new TokenBuffer(), sessions, tokensMax },
+      context: { chunkSize, tokens: new TokenBuffer(), sessions, recent: new RecentTokens(), tokensMax },
       inFlightBytesMax: limits.inFlightBytesMax ?? 256 * 2 ** 20,
       inFlightCallsMax: limits.inFlightCallsMax ?? 4096,
       onLateReply: () => this.#scheduleTurn(),

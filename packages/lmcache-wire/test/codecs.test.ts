@@ -138,7 +138,7 @@ describe("the key reader", () => {
           .toSorted((a, b) => a[0] - b[0])
           .map(([, entry]) => entry);
         const key = readCacheServerKey(packr.pack(Object.fromEntries(sorted)), buffer);
-        expect(Buffer.from(key.tokens)).toEqual(tokenBytes(fields.token_ids));
+        expect(Buffer.from(key.tokens.bytes())).toEqual(tokenBytes(fields.token_ids));
         expect(key).toMatchObject({
           modelName: fields.model_name,
           workerId: fields.worker_id,
