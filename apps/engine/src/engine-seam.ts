@@ -2,6 +2,7 @@ import type { AdapterLog, KeyListPage, ObjectKey, PageRequest } from "@cache/con
 import type { QuotaFigures, WarmStatus } from "@cache/storage-manager";
 import type { ResolvedAdapter } from "./adapters/resolve-adapters.ts";
 import type { EngineConfig } from "./config/engine-config.ts";
+import type { HttpFigures } from "./http/http-counts.ts";
 
 export type { QuotaFigures, WarmStatus };
 
@@ -72,6 +73,8 @@ export interface EngineContext {
   readonly adapters: readonly ResolvedAdapter[];
   /** Version of @cache/engine. */
   readonly version: string;
+  /** What the HTTP server has counted so far. */
+  readonly http: () => HttpFigures;
   /** Ends a start that is still under way. */
   readonly signal: AbortSignal;
 }

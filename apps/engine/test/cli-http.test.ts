@@ -82,7 +82,9 @@ const STATUS = {
     held_back: { bytes: 4096, tooMuch: true, instances: [{ instance: "99" }] },
     journal: { health: "ok", bytes: 300, segments: 1, directory: "/state/journal" },
   },
+  kv_events: { enabled: true, subscribers: 1, log_depth: 5, log_capacity: 10, lost_markers: 2 },
   rpc: { requests: { lookup: 3, ping: 2 }, refusals: { register_kv_cache: 1 }, malformed: 0 },
+  http: { connections: 1, answers: { "200": 4, "403": 2 }, refusals: { host: 2 } },
 };
 
 test("status says in lines what is there, and as JSON all of it", async () => {
@@ -98,6 +100,8 @@ test("status says in lines what is there, and as JSON all of it", async () => {
   expect(out).toMatch(/^tenant alice +1 KiB in L1 \(1 objects\), 0 bytes in L2, quota 2 GiB$/m);
   expect(out).toMatch(/^held back +4 KiB that workers 99 may still touch; too much/m);
   expect(out).toMatch(/^rpc +4 sessions, 5 requests, 1 refused/m);
+  expect(out).toMatch(/^KV events +1 subscribers, 5 of 10 changes kept, 2 times lost$/m);
+  expect(out).toMatch(/^http +1 connections, 6 answers, 2 refused \(2 host\)$/m);
   expect(JSON.parse((await cli("status", "--json", "--url", url)).out)).toEqual(STATUS);
 });
 

@@ -11,6 +11,7 @@ import { createFsAdapter } from "../../../packages/l2-fs/src/adapter.ts";
 import { fsConfigSchema } from "../../../packages/l2-fs/src/config.ts";
 import { loadConfig } from "../src/config/load-config.ts";
 import { engineView } from "../src/engine/engine-view.ts";
+import { HttpCounts } from "../src/http/http-counts.ts";
 import { type HttpServer, startHttpServer } from "../src/http/server.ts";
 import { CacheCounters } from "../src/metrics/cache-counters.ts";
 
@@ -112,10 +113,11 @@ export async function startHttpEngine(options: {
     log: SILENT,
     adapterLog: () => SILENT,
   });
+  const counts = new HttpCounts();
   const counters = new CacheCounters(manager, options.saltLabel ?? false);
   const view = engineView({
     config,
-    context: { version: "1.2.3" },
+    context: { version: "1.2.3", http: () => counts.figures() },
     manager,
     rpc: { status: () => RPC_STATUS },
     counters,
@@ -126,6 +128,7 @@ export async function startHttpEngine(options: {
     allowedHosts: [],
     tokenFile: null,
     view: () => view,
+    counts,
     log: { ...SILENT, level: "info" },
   });
   const tokens = Array.from({ length: 2 * CHUNK_TOKENS }, (_, i) => (i * 7919) % 150_000);

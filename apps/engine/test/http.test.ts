@@ -1,10 +1,12 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:http";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { EngineView } from "../src/engine-seam.ts";
 import { hostAllowed, isLoopbackAddress } from "../src/http/guard.ts";
+import { HttpCounts } from "../src/http/http-counts.ts";
 import { allRoutes } from "../src/http/routes/more-routes.ts";
 import { type HttpServer, startHttpServer } from "../src/http/server.ts";
 
@@ -15,6 +17,7 @@ let cleared: unknown[];
 let healthy: boolean;
 let view: EngineView | null;
 let server: HttpServer;
+let counts: HttpCounts;
 
 async function start(tokenFile: string | null = null): Promise<void> {
   server = await startHttpServer({
@@ -24,12 +27,14 @@ async function start(tokenFile: string | null = null): Promise<void> {
     tokenFile,
     view: () => view,
     log,
+    counts,
   });
 }
 
 beforeEach(async () => {
   cleared = [];
   healthy = true;
+  counts = new HttpCounts();
   const asked: Pick<EngineView, "health" | "status" | "clear"> = {
     health: () => (healthy ? { healthy } : { healthy, reason: "the journal cannot be written" }),
     status: () => ({ is_healthy: healthy, chunk_size: 256 }),
@@ -225,4 +230,38 @@ test("a large body is taken only where many keys or tokens may come", async () =
   expect((await ask("PUT", "/quota/a", JSON_TYPE, long)).status).toBe(413);
   view = { ...view, adapters: () => [] } as unknown as EngineView;
   expect((await ask("POST", "/cache/prefetches", JSON_TYPE, long)).status).toBe(422);
+});
+
+/** What a server sends to these bytes until it closes. */
+function raw(bytes: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(Number(new URL(server.address).port), "127.0.0.1", () => socket.write(bytes));
+    let text = "";
+    socket.on("data", (part: Buffer) => (text += part.toString()));
+    socket.on("close", () => resolve(text));
+    socket.on("error", reject);
+  });
+}
+
+test("every refused request is counted by its reason, and answered", async () => {
+  const json = { "content-type": "application/json" };
+  expect((await ask("POST", "/cache/clear", { ...json, host: "evil.example" }, "{}")).status).toBe(403);
+  expect((await ask("POST", "/cache/clear", { ...json, origin: "http://evil.example" }, "{}")).status).toBe(
+    403,
+  );
+  expect((await ask("POST", "/cache/clear", { ...json, "sec-fetch-site": "cross-site" }, "{}")).status).toBe(
+    403,
+  );
+  expect((await ask("POST", "/cache/clear", { "content-type": "text/plain" }, "{}")).status).toBe(415);
+  expect((await ask("POST", "/cache/clear", json, " ".repeat(70_000))).status).toBe(413);
+  expect(await raw("NONSENSE\r\n\r\n")).toMatch(/^HTTP\/1\.1 400 /);
+  expect(await raw(`GET / HTTP/1.1\r\nhost: x\r\nlong: ${"x".repeat(40_000)}\r\n\r\n`)).toMatch(
+    /^HTTP\/1\.1 431 /,
+  );
+  expect((await ask("GET", "/healthcheck")).status).toBe(200);
+  expect(counts.figures()).toMatchObject({
+    answers: { 200: 1, 403: 3, 413: 1, 415: 1 },
+    refusals: { host: 1, origin: 2, content_type: 1, body: 1, malformed: 2 },
+  });
+  expect(cleared).toEqual([]);
 });

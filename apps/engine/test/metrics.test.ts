@@ -37,6 +37,8 @@ const SHOWN_LATER = [
   "inflight_load_memory_usage_bytes",
 ];
 
+const HTTP_FIGURES = { connections: 1, answers: { 200: 3 }, refusals: { host: 1 } };
+
 let engine: HttpEngine | null = null;
 afterEach(async () => {
   await engine?.stop();
@@ -55,7 +57,13 @@ function valueIn(text: string, series: string): number | null {
 }
 
 function collect({ manager, counters }: HttpEngine): Metric[] {
-  return new Metrics({ manager, rpc: () => RPC_STATUS, counters, version: "1" }).collect();
+  return new Metrics({
+    manager,
+    rpc: () => RPC_STATUS,
+    http: () => HTTP_FIGURES,
+    counters,
+    version: "1",
+  }).collect();
 }
 
 test("stores, loads, lookups and evictions are counted", async () => {
@@ -65,6 +73,8 @@ test("stores, loads, lookups and evictions are counted", async () => {
   await ask("POST", "/cache/clear", "{}");
   expect(await load("org/model")).toBe(2);
   expect(await load("org/unknown")).toBe(0);
+  expect((await ask("POST", "/cache/clear", "{}", { "content-type": "text/plain" })).status).toBe(415);
+  await ask("GET", "/status");
   const { text, type } = await ask("GET", "/metrics");
   expect(type).toBe("text/plain");
   const wanted: Record<string, number> = {
@@ -90,6 +100,11 @@ test("stores, loads, lookups and evictions are counted", async () => {
     'cache_engine_l2_breaker_open{l2_name="fs"}': 0,
     'cache_engine_rpc_requests_total{operation="lookup"}': 2,
     cache_engine_rpc_message_bytes_max: 67_108_864,
+    'cache_engine_http_answers_total{status="200"}': 2,
+    'cache_engine_http_refusals_total{reason="content_type"}': 1,
+    cache_engine_http_connections: 1,
+    cache_engine_sessions_ended_for_room_total: 0,
+    'cache_engine_l2_waiting_operations{l2_name="fs"}': 0,
   };
   const given = Object.fromEntries(Object.keys(wanted).map((series) => [series, valueIn(text, series)]));
   expect(given).toEqual(wanted);

@@ -8,14 +8,15 @@ export interface ConnectionCounts {
   /** Peers that spoke no ZMTP, or not ours. */
   handshakeFailed: number;
   /**
-   * Connections that were closed and opened again within two seconds. libzmq closes a connection without a
+   * Connections that were closed and opened again within half a second. libzmq closes a connection without a
    * word when a message exceeds `maxMessageSize`, and a living client comes back at once: this is what can be
    * seen of it. Restarts of clients count too.
    */
   cutOff: number;
 }
 
-const BACK_AT_ONCE_MS = 2000;
+/** libzmq opens a connection again after 0.1 s; short-lived clients, such as probes, mostly come less often. */
+const BACK_AT_ONCE_MS = 500;
 const WARN_EVERY_MS = 60_000;
 
 /** Counts the socket's connection events and logs what hints at a message that was cut off. */

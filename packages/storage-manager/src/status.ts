@@ -33,6 +33,11 @@ export function statusOf(manager: StorageManager): StorageStatus {
       out_of_memory: manager.prefetch.outOfMemory,
       over_deadline: manager.prefetch.overDeadline,
     },
+    sessions: {
+      open: manager.core.state.sessions.size,
+      max: options.sessionsMax,
+      ended_for_room: manager.lookups.endedForRoom,
+    },
     store_controller: {
       policy: options.storePolicy,
       waiting_for_room: manager.writes.waiting,

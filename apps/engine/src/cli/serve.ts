@@ -59,12 +59,14 @@ export async function serve(command: Command): Promise<void> {
 }
 
 async function start(config: EngineConfig, log: EngineLog, signal: AbortSignal): Promise<Started> {
-  const [{ startHttpServer }, { runEngine }] = await Promise.all([
+  const [{ startHttpServer }, { HttpCounts }, { runEngine }] = await Promise.all([
     import("../http/server.ts"),
+    import("../http/http-counts.ts"),
     import("../engine/run-engine.ts"),
   ]);
   let engine: RunningEngine | null = null;
-  const http = await startHttpServer({ ...config.http, view: () => engine?.view ?? null, log }).catch(
+  const counts = new HttpCounts();
+  const http = await startHttpServer({ ...config.http, view: () => engine?.view ?? null, log, counts }).catch(
     async (error: unknown) => {
       // The commonest cause is the same engine once more: then its state says so better than the port.
       const { assertStateIsFree } = await import("../engine/state-lock.ts");
@@ -77,6 +79,7 @@ async function start(config: EngineConfig, log: EngineLog, signal: AbortSignal):
       log,
       adapters: await adapters(config, log),
       version: engineVersion(),
+      http: () => counts.figures(),
       signal,
     });
   } catch (error) {

@@ -58,6 +58,8 @@ function summary(tree: Tree): string[][] {
     ...tenantRows(tree),
     ...heldBackRows(tree),
     ["rpc", rpcText(tree)],
+    ["KV events", kvEventsText(tree)],
+    ["http", httpText(tree)],
     ["journal", journalText(tree)],
   ];
 }
@@ -152,15 +154,36 @@ function heldBackRows(tree: Tree): string[][] {
   return [["held back", `${sizeText(bytes)} that workers ${workers} may still touch${much}`]];
 }
 
+/** The sum of the figures under a path. */
+function sumOf(tree: Tree, path: string): number {
+  return tree.entries(path).reduce((total, [name]) => total + tree.number(`${path}.${name}`), 0);
+}
+
+function kvEventsText(tree: Tree): string {
+  const of = (name: string) => tree.number(`kv_events.${name}`);
+  if (tree.at("kv_events.enabled") !== true) return "off";
+  return `${of("subscribers")} subscribers, ${of("log_depth")} of ${of("log_capacity")} changes kept, ${of("lost_markers")} times lost`;
+}
+
+function httpText(tree: Tree): string {
+  const refusals = tree
+    .entries("http.refusals")
+    .map(([reason]) => `${tree.number(`http.refusals.${reason}`)} ${reason}`);
+  return [
+    `${tree.number("http.connections")} connections`,
+    `${sumOf(tree, "http.answers")} answers`,
+    `${sumOf(tree, "http.refusals")} refused${refusals.length > 0 ? ` (${refusals.join(", ")})` : ""}`,
+  ].join(", ");
+}
+
 function rpcText(tree: Tree): string {
-  const sum = (path: string) =>
-    tree.entries(path).reduce((total, [name]) => total + tree.number(`${path}.${name}`), 0);
   return [
     `${tree.number("active_sessions")} sessions`,
-    `${sum("rpc.requests")} requests`,
-    `${sum("rpc.refusals")} refused`,
+    `${sumOf(tree, "rpc.requests")} requests`,
+    `${sumOf(tree, "rpc.refusals")} refused`,
     `${tree.number("rpc.malformed")} malformed`,
-    `${tree.number("rpc.oversized") + tree.number("rpc.connections.cutOff")} too large`,
+    `${tree.number("rpc.oversized")} too large`,
+    `${tree.number("rpc.connections.cutOff")} cut off`,
     `${tree.number("inline_despite_pool")} inline despite the pool`,
   ].join(", ");
 }

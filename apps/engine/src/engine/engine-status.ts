@@ -9,7 +9,7 @@ const LISTED_CLIENTS_MAX = 256;
 /** `GET /status`: the fields that `lmcache describe kvcache` reads, and ours. */
 export function engineStatus(
   config: EngineConfig,
-  context: Pick<EngineContext, "version">,
+  context: Pick<EngineContext, "version" | "http">,
   manager: StorageManager,
   rpc: Pick<RpcServer, "status">,
 ): Readonly<Record<string, unknown>> {
@@ -69,5 +69,6 @@ export function engineStatus(
     inline_despite_pool: manager.clients.inlineDespitePool,
     storage_manager: manager.status(),
     rpc: rpc.status(),
+    http: context.http(),
   };
 }

@@ -10,7 +10,7 @@ import { engineStatus } from "./engine-status.ts";
 /** What the view looks at. */
 export interface ViewSources {
   readonly config: EngineConfig;
-  readonly context: Pick<EngineContext, "version">;
+  readonly context: Pick<EngineContext, "version" | "http">;
   readonly manager: StorageManager;
   readonly rpc: Pick<RpcServer, "status">;
   readonly counters: CacheCounters;
@@ -20,12 +20,12 @@ export interface ViewSources {
 export function engineView(sources: ViewSources): EngineView {
   const { config, context, manager, rpc, counters } = sources;
   const { operator, core } = manager;
-  const { version } = context;
+  const { version, http } = context;
   let metrics: Metrics | null = null;
   // Its text is made of modules that nothing else needs: they are loaded at the first scrape.
   const loadMetrics = async (): Promise<Metrics> => {
     const { Metrics } = await import("../metrics/metrics.ts");
-    metrics ??= new Metrics({ manager, rpc: () => rpc.status(), counters, version });
+    metrics ??= new Metrics({ manager, rpc: () => rpc.status(), http, counters, version });
     return metrics;
   };
   const changing = <T>(change: () => T): T => {

@@ -1,9 +1,11 @@
 import { timingSafeEqual } from "node:crypto";
 import type { IncomingMessage } from "node:http";
+import type { HttpRefusal } from "./http-counts.ts";
 
 /** Why a request that changes something is refused. */
 export interface Refusal {
   readonly status: 401 | 403 | 415;
+  readonly reason: HttpRefusal;
   readonly detail: string;
 }
 
@@ -24,20 +26,21 @@ export function refuseChange(request: IncomingMessage, options: GuardOptions): R
   if (!hostAllowed(host, options.allowedHosts)) {
     return {
       status: 403,
+      reason: "host",
       detail: `Host ${JSON.stringify(host ?? "")} may not change anything; allow it with --http-allowed-host`,
     };
   }
   if (origin !== undefined && !sameOrigin(origin, host ?? "")) {
-    return { status: 403, detail: "requests of another origin may not change anything" };
+    return { status: 403, reason: "origin", detail: "requests of another origin may not change anything" };
   }
   if (request.headers["sec-fetch-site"] === "cross-site") {
-    return { status: 403, detail: "cross-site requests may not change anything" };
+    return { status: 403, reason: "origin", detail: "cross-site requests may not change anything" };
   }
   const length = request.headers["content-length"];
   const hasBody =
     request.headers["transfer-encoding"] !== undefined || (length !== undefined && length !== "0");
   if ((request.method === "POST" || hasBody) && !isJson(request.headers["content-type"])) {
-    return { status: 415, detail: "send Content-Type: application/json" };
+    return { status: 415, reason: "content_type", detail: "send Content-Type: application/json" };
   }
   return refuseWithoutToken(request, options.token);
 }
@@ -46,12 +49,18 @@ function refuseWithoutToken(request: IncomingMessage, token: string | null): Ref
   if (token === null) {
     return isLoopbackAddress(request.socket.remoteAddress ?? "")
       ? null
-      : { status: 403, detail: "changes from beyond loopback need a token: start with --http-token-file" };
+      : {
+          status: 403,
+          reason: "not_loopback",
+          detail: "changes from beyond loopback need a token: start with --http-token-file",
+        };
   }
   const sent = /^Bearer (.+)$/i.exec(request.headers.authorization ?? "")?.[1] ?? "";
   const [expected, given] = [Buffer.from(token), Buffer.from(sent)];
   const equal = expected.length === given.length && timingSafeEqual(expected, given);
-  return equal ? null : { status: 401, detail: "send the token: Authorization: Bearer TOKEN" };
+  return equal
+    ? null
+    : { status: 401, reason: "token", detail: "send the token: Authorization: Bearer TOKEN" };
 }
 
 function isJson(contentType: string | undefined): boolean {

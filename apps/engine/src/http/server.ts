@@ -6,6 +6,7 @@ import type { AddressInfo } from "node:net";
 import type { EngineView } from "../engine-seam.ts";
 import { readBody } from "./body.ts";
 import { refuseChange } from "./guard.ts";
+import { HttpCounts } from "./http-counts.ts";
 import { json, type LeveledLog, matchPath, type Reply, type Route } from "./route.ts";
 import { firstRoutes } from "./routes/first-routes.ts";
 
@@ -27,6 +28,8 @@ export interface HttpServerOptions {
   readonly view: () => EngineView | null;
   /** Its level can be asked and set at `/loglevel`, where it has one. */
   readonly log: LeveledLog;
+  /** Where to count; the engine shows it in `/status` and `/metrics`. */
+  readonly counts?: HttpCounts;
 }
 
 /** A listening server. */
@@ -63,11 +66,15 @@ const STATUS_BY_CODE: Readonly<Partial<Record<CacheErrorCode, number>>> = {
  * @throws CacheError `ADDRESS_IN_USE` if the address cannot be bound, `INVALID_CONFIG` for the token file.
  */
 export async function startHttpServer(options: HttpServerOptions): Promise<HttpServer> {
+  const counts = options.counts ?? new HttpCounts();
   const guard = { allowedHosts: options.allowedHosts, token: readToken(options.tokenFile) };
   const server = createServer((request, response) => {
-    answer(request, options, guard)
+    answer(request, { ...options, counts }, guard)
       .catch((error: unknown) => failed(error, request, options.log))
-      .then((reply) => send(request, response, reply))
+      .then((reply) => {
+        counts.answered(reply.status);
+        send(request, response, reply);
+      })
       .catch((error: unknown) =>
         options.log.warn("an HTTP reply could not be sent", { error: messageOf(error) }),
       );
@@ -75,6 +82,7 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
   server.headersTimeout = REQUEST_TIMEOUT_MS;
   server.requestTimeout = REQUEST_TIMEOUT_MS;
   server.maxConnections = CONNECTIONS_MAX;
+  watch(server, counts);
   await listen(server, options);
   const { address, family, port } = server.address() as AddressInfo;
   return {
@@ -83,9 +91,33 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
   };
 }
 
+/** Counts what comes to no route, and answers it as Node does. */
+function watch(server: Server, counts: HttpCounts): void {
+  server.on("connection", (socket) => {
+    counts.connections++;
+    socket.once("close", () => counts.connections--);
+  });
+  server.on("drop", () => counts.refused("connections"));
+  server.on("clientError", (error: NodeJS.ErrnoException, socket) => {
+    if (error.code === "ECONNRESET" || !socket.writable) {
+      socket.destroy();
+      return;
+    }
+    const late = error.code === "ERR_HTTP_REQUEST_TIMEOUT";
+    counts.refused(late ? "timeout" : "malformed");
+    const long = error.code === "HPE_HEADER_OVERFLOW";
+    const status = late
+      ? "408 Request Timeout"
+      : long
+        ? "431 Request Header Fields Too Large"
+        : "400 Bad Request";
+    socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\n\r\n`);
+  });
+}
+
 async function answer(
   request: IncomingMessage,
-  { view, log }: HttpServerOptions,
+  { view, log, counts }: HttpServerOptions & { readonly counts: HttpCounts },
   guard: Parameters<typeof refuseChange>[1],
 ): Promise<Reply> {
   const [path = "/", search = ""] = splitOnce(request.url ?? "/", "?");
@@ -97,11 +129,17 @@ async function answer(
   const query = new URLSearchParams(search);
   if (route.changes === true || (typeof route.changes === "function" && route.changes(query))) {
     const refusal = refuseChange(request, guard);
-    if (refusal !== null) return json(refusal.status, { detail: refusal.detail });
+    if (refusal !== null) {
+      counts.refused(refusal.reason);
+      return json(refusal.status, { detail: refusal.detail });
+    }
   }
   const bytesMax = route.bodyBytesMax ?? BODY_BYTES_MAX;
   const body = await readBody(request, bytesMax);
-  if (body === null) return json(413, { detail: `the body is longer than ${bytesMax} bytes` });
+  if (body === null) {
+    counts.refused("body");
+    return json(413, { detail: `the body is longer than ${bytesMax} bytes` });
+  }
   if (route.starting === null) return await route.handle({ view: view(), log }, { params, query, body });
   const engine = view();
   if (engine === null) return json(503, { [route.starting]: "starting" });

@@ -1,5 +1,6 @@
 import type { RpcServerStatus } from "@cache/lmcache-wire";
 import type { StorageManager } from "@cache/storage-manager";
+import type { HttpFigures } from "../http/http-counts.ts";
 import type { CacheCounters } from "./cache-counters.ts";
 import { type Baseline, baselineOf, type Metric, metricsText } from "./exposition.ts";
 import { lmcacheMetrics } from "./lmcache-metrics.ts";
@@ -9,6 +10,7 @@ import { ownMetrics } from "./own-metrics.ts";
 export interface MetricSources {
   readonly manager: StorageManager;
   readonly rpc: () => RpcServerStatus;
+  readonly http: () => HttpFigures;
   readonly counters: CacheCounters;
   readonly version: string;
 }
@@ -23,8 +25,11 @@ export class Metrics {
   }
 
   collect(): Metric[] {
-    const { manager, rpc, counters, version } = this.#sources;
-    return [...lmcacheMetrics(manager, counters), ...ownMetrics(manager, rpc(), version)];
+    const { manager, rpc, http, counters, version } = this.#sources;
+    return [
+      ...lmcacheMetrics(manager, counters),
+      ...ownMetrics({ manager, rpc: rpc(), http: http(), version }),
+    ];
   }
 
   /** Prometheus text. */

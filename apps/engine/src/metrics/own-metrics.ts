@@ -1,18 +1,29 @@
 import type { RpcServerStatus } from "@cache/lmcache-wire";
 import type { StorageManager } from "@cache/storage-manager";
+import type { HttpFigures } from "../http/http-counts.ts";
 import { counter, each, gauge, one } from "./build.ts";
 import type { Metric } from "./exposition.ts";
 import type { Sample } from "./series.ts";
 
 const NAME = "l2_name";
 
+/** What the figures are taken from. */
+export interface OwnFigures {
+  readonly manager: StorageManager;
+  readonly rpc: RpcServerStatus;
+  readonly http: HttpFigures;
+  readonly version: string;
+}
+
 /** What LMCache has no name for: journal, what is held back, refusals, waiters, bounds. */
-export function ownMetrics(manager: StorageManager, rpc: RpcServerStatus, version: string): Metric[] {
+export function ownMetrics({ manager, rpc, http, version }: OwnFigures): Metric[] {
   return [
     ...processMetrics(manager, version),
     ...journalMetrics(manager),
     ...waiterMetrics(manager),
+    ...kvEventMetrics(manager),
     ...rpcMetrics(rpc),
+    ...httpMetrics(http),
     ...adapterMetrics(manager),
   ].map((metric) => ({ ...metric, name: `cache_engine_${metric.name}` }));
 }
@@ -62,7 +73,7 @@ function journalMetrics(manager: StorageManager): Metric[] {
 }
 
 function waiterMetrics(manager: StorageManager): Metric[] {
-  const { writes, prefetch, clients, core, handOuts } = manager;
+  const { writes, lookups, prefetch, clients, core, handOuts } = manager;
   const held = handOuts.held();
   const transfers = held.instances.reduce((sum, instance) => sum + instance.transfers, 0);
   return [
@@ -78,6 +89,12 @@ function waiterMetrics(manager: StorageManager): Metric[] {
     counter("store_waited_total", "prepare_store calls that had to wait.", [], one(writes.waited)),
     counter("store_refused_total", "Stores that found no room at all.", [], one(writes.refusedForRoom)),
     counter("store_partial_total", "Stores that found room for a part.", [], one(writes.partial)),
+    counter(
+      "sessions_ended_for_room_total",
+      "Sessions that ended because there were --max-sessions of them.",
+      [],
+      one(lookups.endedForRoom),
+    ),
     gauge("prefetch_waiters", "Lookups that wait for a place to load from L2.", [], one(prefetch.queued)),
     counter(
       "prefetch_queue_full_total",
@@ -91,6 +108,36 @@ function waiterMetrics(manager: StorageManager): Metric[] {
       [],
       one(clients.inlineDespitePool),
     ),
+  ];
+}
+
+function kvEventMetrics({ kvEvents }: StorageManager): Metric[] {
+  return [
+    counter(
+      "kv_events_lost_total",
+      "Batches that told a subscriber that it missed changes.",
+      [],
+      one(kvEvents.lostMarkers),
+    ),
+    counter(
+      "kv_events_unreadable_total",
+      "Chunks not announced: their token record could not be read.",
+      [],
+      one(kvEvents.unreadable),
+    ),
+  ];
+}
+
+function httpMetrics(http: HttpFigures): Metric[] {
+  return [
+    counter("http_answers_total", "HTTP answers.", ["status"], each("status", http.answers)),
+    counter(
+      "http_refusals_total",
+      "HTTP requests that no route saw: `host`, `origin`, `content_type`, `not_loopback`, `token`, `body`, `malformed`, `timeout`, `connections`.",
+      ["reason"],
+      each("reason", http.refusals),
+    ),
+    gauge("http_connections", "Open HTTP connections.", [], one(http.connections)),
   ];
 }
 
@@ -183,6 +230,15 @@ function adapterMetrics(manager: StorageManager): Metric[] {
       "Objects that wait for an adapter.",
       [NAME],
       per((i) => stores[i]?.queued ?? 0),
+    ),
+    gauge(
+      "l2_waiting_operations",
+      "Calls of an adapter that wait until fewer are in flight.",
+      [NAME],
+      statuses.map(({ id, gate }) => ({
+        labels: { l2_name: id },
+        value: Object.values(gate.queued).reduce((sum, queued) => sum + queued, 0),
+      })),
     ),
     counter(
       "l2_failed_stores_total",

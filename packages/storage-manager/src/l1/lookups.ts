@@ -18,6 +18,8 @@ export interface LookupCells {
 
 /** Lookups: which prefix is there, and the locks that keep it. */
 export class Lookups {
+  /** Sessions that ended because there were as many as may be. */
+  endedForRoom = 0;
   readonly #core: Core;
   readonly #locks: LockClock;
   readonly #prefetch: PrefetchController;
@@ -128,7 +130,9 @@ export class Lookups {
 
   #endOldest(): void {
     const oldest = this.#core.state.sessions.keys().next();
-    if (!oldest.done) this.#end(oldest.value, "limit");
+    if (oldest.done) return;
+    this.endedForRoom++;
+    this.#end(oldest.value, "limit");
   }
 
   /** Chunks found; null while L2 is asked; 0 for an unknown id and after the result was given out. */
