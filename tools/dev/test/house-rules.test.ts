@@ -13,6 +13,7 @@ const COMMENT_CHARACTERS_MAX = 200;
 /** Which of our packages a package's sources may import. Absent: an adapter, which has the contract alone. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "@cache/contracts": [],
+  "@cache/simple-store": ["@cache/contracts"],
   "@cache/libc": ["@cache/contracts"],
   "@cache/journal": ["@cache/contracts", "@cache/libc"],
   "@cache/l1-memory": ["@cache/contracts", "@cache/libc"],
@@ -31,8 +32,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ],
 };
 
-/** What the adapter contract allows: the contract, and nothing else of ours. */
-const ADAPTER_MAY_IMPORT = ["@cache/contracts"];
+/** An adapter: the contract, and what makes an adapter of a simple store; nothing else of ours. */
+const ADAPTER_MAY_IMPORT = ["@cache/contracts", "@cache/simple-store"];
 
 interface Source {
   readonly path: string;
