@@ -13,6 +13,7 @@ import {
   unlinkSync,
   writeSync,
 } from "node:fs";
+import { unlink } from "node:fs/promises";
 import { join } from "node:path";
 
 /** The only way from the journal to its files, so that tests can make any call fail. Names are relative to the directory. */
@@ -34,6 +35,8 @@ export interface JournalFiles {
   rename(from: string, to: string): void;
   copy(from: string, to: string): void;
   remove(name: string): void;
+  /** The same off the main thread: what a large file's pages take to free is no caller's turn. */
+  removeLater(name: string): Promise<void>;
   /** Closes the directory. */
   dispose(): void;
 }
@@ -59,6 +62,7 @@ export function nodeFiles(directory: string): JournalFiles {
     rename: (from, to) => renameSync(join(directory, from), join(directory, to)),
     copy: (from, to) => copyFileSync(join(directory, from), join(directory, to)),
     remove: (name) => unlinkSync(join(directory, name)),
+    removeLater: (name) => unlink(join(directory, name)),
     dispose() {
       if (open) closeSync(directoryHandle);
       open = false;

@@ -204,6 +204,7 @@ export class FileJournal implements Journal {
     this.subscriptions.close();
     await this.folding?.stop();
     await this.snapshotting;
+    this.sideLog.closeReader();
     const failure = await this.durability.close([this.sideLog.current, this.log.current]);
     this.parts.files.dispose();
     this.parts.lock?.release();
@@ -316,7 +317,7 @@ export class FileJournal implements Journal {
     }
     this.snapshotPosition = position;
     this.sinceSnapshot -= covered;
-    this.removeCovered(position, previousPosition);
+    await this.removeCovered(position, previousPosition);
     return position;
   }
 
@@ -329,11 +330,11 @@ export class FileJournal implements Journal {
     }
   }
 
-  private removeCovered(position: number, previous: number | null): void {
-    const failures = this.log.removeThrough(position);
+  private async removeCovered(position: number, previous: number | null): Promise<void> {
+    const failures = await this.log.removeThrough(position);
     if (previous !== null) {
       try {
-        this.parts.files.remove(snapshotName(previous));
+        await this.parts.files.removeLater(snapshotName(previous));
       } catch (error) {
         failures.push(error);
       }

@@ -121,15 +121,15 @@ export class LogWriter {
     return this.committed;
   }
 
-  /** Removes closed segments up to a position. Returns what could not be removed. */
-  removeThrough(position: number): unknown[] {
+  /** Removes closed segments up to a position, off the main thread. Returns what could not be removed. */
+  async removeThrough(position: number): Promise<unknown[]> {
     const failures: unknown[] = [];
     while (this.segments.length > 1) {
       const oldest = this.segments[0];
       if (oldest === undefined || oldest.last > position) break;
       this.segments.shift();
       try {
-        this.options.files.remove(oldest.name);
+        await this.options.files.removeLater(oldest.name);
       } catch (error) {
         failures.push(error);
       }

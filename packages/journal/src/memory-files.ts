@@ -75,6 +75,7 @@ export function memoryFiles(): JournalFiles {
     remove(name) {
       if (!files.delete(name)) throw missing(name);
     },
+    removeLater: (name) => (files.delete(name) ? Promise.resolve() : Promise.reject(missing(name))),
     dispose() {},
   };
 }

@@ -8,8 +8,10 @@ import { PendingBytes } from "./pending-bytes.ts";
 import type { RecoveredSide, SideSegmentInfo } from "./side-recovery.ts";
 import type { SideLog, SideRef } from "./types.ts";
 
-/** Heads are read in windows of this size, so that references in order cost few reads. */
-const HEAD_WINDOW_BYTES = 64 * 1024;
+/** Records are read in windows of this size, so that references in order cost few reads. */
+const WINDOW_BYTES = 16 * 1024;
+/** Records of a segment whose length is looked up after a start; the others are taken to be like them. */
+const SAMPLES_MAX = 16;
 
 /** What {@link SideSegments} needs. */
 export interface SideLogOptions {
@@ -42,6 +44,10 @@ export class SideSegments implements SideLog {
   private file: AppendFile | null = null;
   private fileSegment = 0;
   private lastNumber: number;
+  /** Buffer of a chunk that was written, to be used again: a fresh one each turn would keep the collector busy. */
+  private spare: PendingBytes | null = null;
+  /** Closed segment that was read last. */
+  private reader: { readonly segment: number; readonly handle: number } | null = null;
   private readonly window = { segment: 0, start: 0, length: 0, bytes: Buffer.alloc(0) };
 
   constructor(options: SideLogOptions) {
@@ -92,13 +98,14 @@ export class SideSegments implements SideLog {
     this.options.admit(bytes);
     let planned = this.planned;
     if (planned === null || (planned.length >= segmentBytesMax && planned.length > HEADER_BYTES)) {
-      planned = { number: ++this.lastNumber, length: HEADER_BYTES, dead: 0, known: true };
+      planned = { number: ++this.lastNumber, length: HEADER_BYTES, records: 0, alive: 0, known: true };
       this.planned = planned;
       this.segments.set(planned.number, planned);
     }
     let chunk = this.chunks.at(-1);
     if (chunk === undefined || chunk.segment !== planned.number) {
-      chunk = { segment: planned.number, offset: planned.length, bytes: new PendingBytes() };
+      chunk = { segment: planned.number, offset: planned.length, bytes: this.spare ?? new PendingBytes() };
+      this.spare = null;
       this.chunks.push(chunk);
     }
     const ref = { segment: planned.number, offset: planned.length };
@@ -106,6 +113,8 @@ export class SideSegments implements SideLog {
     const record = { salt: this.salt, key: ref.offset, payload };
     chunk.bytes.length = encodeRecord(chunk.bytes.buffer, chunk.bytes.length, record);
     planned.length += bytes;
+    planned.records++;
+    planned.alive++;
     return ref;
   }
 
@@ -116,6 +125,8 @@ export class SideSegments implements SideLog {
       appendBytes(this.options.files, file, chunk.bytes.bytes());
       this.options.durability.wrote(file);
       this.chunks.shift();
+      chunk.bytes.clear();
+      this.spare = chunk.bytes;
     }
   }
 
@@ -124,7 +135,7 @@ export class SideSegments implements SideLog {
     if (head === null) throw this.damaged(ref, "checksum of the record's head does not match");
     const payload = Buffer.allocUnsafeSlow(head.length);
     const at = ref.offset + RECORD_HEAD_BYTES;
-    if (this.readBytes(ref.segment, payload, at) < head.length) {
+    if (this.readThroughWindow(ref.segment, payload, at) < head.length) {
       throw this.damaged(ref, "the segment ends inside the record");
     }
     if (checksum(payload, 0, payload.length, head.head) !== head.body) {
@@ -135,22 +146,30 @@ export class SideSegments implements SideLog {
 
   markDead(ref: SideRef): void {
     const segment = this.segments.get(ref.segment);
-    if (segment === undefined) return;
-    const head = this.headOf(ref);
-    if (head !== null) segment.dead += RECORD_HEAD_BYTES + head.length;
+    if (segment !== undefined && segment.alive > 0) segment.alive--;
   }
 
   setAlive(refs: Iterable<SideRef>): void {
+    const samples = new Map<SideSegmentInfo, number[]>();
     for (const segment of this.segments.values()) {
-      segment.dead = segment.length - HEADER_BYTES;
+      segment.alive = 0;
       segment.known = true;
+      if (segment.records === 0) samples.set(segment, []);
     }
     for (const ref of refs) {
       const segment = this.segments.get(ref.segment);
       // A reference into nothing is found when it is read; here it counts for nothing.
       if (segment === undefined || ref.offset >= segment.length) continue;
+      segment.alive++;
+      const lengths = samples.get(segment);
+      if (lengths === undefined || lengths.length >= SAMPLES_MAX) continue;
       const head = this.headOf(ref);
-      if (head !== null) segment.dead -= RECORD_HEAD_BYTES + head.length;
+      if (head !== null) lengths.push(RECORD_HEAD_BYTES + head.length);
+    }
+    for (const [segment, lengths] of samples) {
+      const mean = lengths.reduce((sum, length) => sum + length, 0) / lengths.length;
+      const total = segment.length - HEADER_BYTES;
+      segment.records = Math.max(segment.alive, lengths.length === 0 ? 0 : Math.round(total / mean));
     }
   }
 
@@ -158,14 +177,13 @@ export class SideSegments implements SideLog {
     let best: { number: number; alive: number } | null = null;
     for (const segment of this.segments.values()) {
       if (!segment.known || this.isOpen(segment.number)) continue;
-      const total = segment.length - HEADER_BYTES;
-      const alive = total === 0 ? 0 : 1 - segment.dead / total;
+      const alive = segment.alive === 0 ? 0 : segment.alive / segment.records;
       if (alive < 0.5 && (best === null || alive < best.alive)) best = { number: segment.number, alive };
     }
     return best?.number ?? null;
   }
 
-  removeSegment(segment: number): void {
+  async removeSegment(segment: number): Promise<void> {
     if (!this.segments.has(segment)) {
       throw new CacheError("INVALID_ARGUMENT", `side segment ${segment} does not exist`);
     }
@@ -175,9 +193,18 @@ export class SideSegments implements SideLog {
         `side segment ${segment} is still written; only closed ones go`,
       );
     }
-    this.options.files.remove(sideName(segment));
+    this.closeReader(segment);
+    await this.options.files.removeLater(sideName(segment));
     this.segments.delete(segment);
     if (this.window.segment === segment) this.window.length = 0;
+    this.closeReader(segment);
+  }
+
+  /** Closes what is open for reading only. */
+  closeReader(segment: number | null = null): void {
+    if (this.reader === null || (segment !== null && this.reader.segment !== segment)) return;
+    this.options.files.close(this.reader.handle);
+    this.reader = null;
   }
 
   private isOpen(segment: number): boolean {
@@ -221,17 +248,25 @@ export class SideSegments implements SideLog {
 
   private headBytes(segment: number, offset: number): Buffer | null {
     const { window } = this;
-    const end = offset + RECORD_HEAD_BYTES;
-    const inside =
-      window.segment === segment && offset >= window.start && end <= window.start + window.length;
-    if (!inside) {
-      if (window.bytes.length === 0) window.bytes = Buffer.allocUnsafeSlow(HEAD_WINDOW_BYTES);
+    if (!this.isInWindow(segment, offset, RECORD_HEAD_BYTES)) {
+      if (window.bytes.length === 0) window.bytes = Buffer.allocUnsafeSlow(WINDOW_BYTES);
       window.segment = segment;
       window.start = offset;
       window.length = this.readBytes(segment, window.bytes, offset);
       if (window.length < RECORD_HEAD_BYTES) return null;
     }
-    return window.bytes.subarray(offset - window.start, end - window.start);
+    return window.bytes.subarray(offset - window.start, offset - window.start + RECORD_HEAD_BYTES);
+  }
+
+  private isInWindow(segment: number, offset: number, bytes: number): boolean {
+    const { window } = this;
+    const end = window.start + window.length;
+    return window.segment === segment && offset >= window.start && offset + bytes <= end;
+  }
+
+  private readThroughWindow(segment: number, target: Buffer, offset: number): number {
+    if (!this.isInWindow(segment, offset, target.length)) return this.readBytes(segment, target, offset);
+    return this.window.bytes.copy(target, 0, offset - this.window.start);
   }
 
   /** Fills a buffer from what waits or from the file, as far as there is something. */
@@ -244,11 +279,10 @@ export class SideSegments implements SideLog {
       span.length = Math.min(span.length, this.file.length - offset);
       return readFully(files, this.file.handle, target, span);
     }
-    const handle = files.open(sideName(segment), "read");
-    try {
-      return readFully(files, handle, target, span);
-    } finally {
-      files.close(handle);
+    if (this.reader?.segment !== segment) {
+      this.closeReader();
+      this.reader = { segment, handle: files.open(sideName(segment), "read") };
     }
+    return readFully(files, this.reader.handle, target, span);
   }
 }

@@ -8,8 +8,10 @@ export interface SideSegmentInfo {
   readonly number: number;
   /** Header and records, waiting ones included, in bytes. */
   length: number;
-  /** Bytes of dead records with their heads. */
-  dead: number;
+  /** Records, dead ones too; 0 where a start did not count them yet. */
+  records: number;
+  /** Records that are not dead. */
+  alive: number;
   /** False after recovery until it was told what is alive. */
   known: boolean;
 }
@@ -26,6 +28,8 @@ export interface RecoveredSide {
 
 interface ScannedSide {
   readonly length: number;
+  /** 0 where they were not counted. */
+  readonly records: number;
   readonly tornBytes: number;
   /** `foreign`: of another journal. `closed`: damaged, not to be written any more. */
   readonly state: "open" | "closed" | "foreign" | "torn-header";
@@ -44,10 +48,11 @@ function scanSide(
     const header = decodeHeader("side", head.subarray(0, source.read(head, HEADER_BYTES, 0)));
     if (typeof header === "string") {
       const torn = options.newest && (size < HEADER_BYTES || isAllZero(source, 0));
-      return { length: size, tornBytes: torn ? size : 0, state: torn ? "torn-header" : "closed" };
+      return { length: size, records: 0, tornBytes: torn ? size : 0, state: torn ? "torn-header" : "closed" };
     }
-    if (header.journalId !== options.journalId) return { length: size, tornBytes: 0, state: "foreign" };
-    if (!options.newest) return { length: size, tornBytes: 0, state: "closed" };
+    if (header.journalId !== options.journalId)
+      return { length: size, records: 0, tornBytes: 0, state: "foreign" };
+    if (!options.newest) return { length: size, records: 0, tornBytes: 0, state: "closed" };
     const cursor = new RecordCursor(source, {
       salt: saltOf(options.journalId),
       first: 0,
@@ -57,12 +62,13 @@ function scanSide(
       reuse: true,
     });
     while (cursor.next());
-    if (cursor.fault === null) return { length: size, tornBytes: 0, state: "open" };
+    const records = cursor.position;
+    if (cursor.fault === null) return { length: size, records, tornBytes: 0, state: "open" };
     if (!isTornTail(source, cursor.fault, cursor.offset)) {
-      return { length: size, tornBytes: 0, state: "closed" };
+      return { length: size, records: 0, tornBytes: 0, state: "closed" };
     }
     files.truncate(handle, cursor.offset);
-    return { length: cursor.offset, tornBytes: size - cursor.offset, state: "open" };
+    return { length: cursor.offset, records, tornBytes: size - cursor.offset, state: "open" };
   } finally {
     files.close(handle);
   }
@@ -92,7 +98,8 @@ export function recoverSide(
     } else if (scanned.state === "torn-header") {
       files.remove(sideName(number));
     } else {
-      const info = { number, length: Math.max(scanned.length, HEADER_BYTES), dead: 0, known: false };
+      const length = Math.max(scanned.length, HEADER_BYTES);
+      const info = { number, length, records: scanned.records, alive: 0, known: false };
       segments.set(number, info);
       if (scanned.state === "open") open = info;
     }

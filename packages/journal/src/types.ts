@@ -135,12 +135,15 @@ export interface SideLog {
   append(payload: Uint8Array): SideRef;
   /** @throws CacheError `DATA_CORRUPT` for damage, `INVALID_ARGUMENT` if nothing is there. */
   read(ref: SideRef): Uint8Array;
-  /** Counts a record as dead. */
+  /** Counts a record as dead; reads nothing. */
   markDead(ref: SideRef): void;
-  /** After recovery: tells which records are alive, so that dead bytes are known per segment. */
+  /**
+   * After recovery: tells which records are alive, so that the part of each segment that is dead is known. How many
+   * records a closed segment has is taken from the length of a few of them.
+   */
   setAlive(refs: Iterable<SideRef>): void;
   /** A closed segment that is less than half alive, null if none. */
   candidate(): number | null;
-  /** Removes a closed segment. The caller has copied what is alive, and the log's record of the new refs is in the file. */
-  removeSegment(segment: number): void;
+  /** Removes a closed segment, off the main thread. The caller has copied what is alive, and the log's record of the new refs is in the file. */
+  removeSegment(segment: number): Promise<void>;
 }

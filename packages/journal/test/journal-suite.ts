@@ -132,9 +132,9 @@ export function journalSuite(
       expect(journal.side.candidate()).toBeNull();
       journal.side.setAlive(refs.slice(inFirst.length));
       expect(journal.side.candidate()).toBe(1);
-      journal.side.removeSegment(1);
+      await journal.side.removeSegment(1);
       expect(() => journal.side.read(refs[0]!)).toThrow(/no side record/);
-      expect(() => journal.side.removeSegment(refs[11]!.segment)).toThrow(/still written/);
+      await expect(journal.side.removeSegment(refs[11]!.segment)).rejects.toThrow(/still written/);
       expect(() => journal.side.read({ segment: 2, offset: 1e9 })).toThrow(/no side record/);
       await journal.close();
     });

@@ -2,6 +2,7 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { hasCode } from "@cache/contracts";
 import { expect, it } from "vitest";
+import { type JournalFiles, nodeFiles } from "../src/files.ts";
 import { openJournal } from "../src/open-journal.ts";
 import { journalSuite } from "./journal-suite.ts";
 import { bytes, faultyFiles, filesOf, open, replayed, temporaryDirectory } from "./support.ts";
@@ -115,5 +116,36 @@ it("keeps a rotated file open until the sync that is under way has ended", async
   await expect.poll(() => closed.length).toBe(1);
   await expect.poll(() => ends.length).toBe(2);
   ends[1]!();
+  await journal.close();
+});
+
+it("counts dead side records without reading a file, and after a start reads the length of a few", async () => {
+  const directory = temporaryDirectory();
+  const sizes = { segmentBytesMax: 4_096 };
+  const first = await open(directory, sizes);
+  const refs = Array.from({ length: 600 }, (_, index) => first.journal.side.append(Buffer.alloc(40, index)));
+  first.journal.commit();
+  await first.journal.close();
+
+  let reads = 0;
+  const real = nodeFiles(directory);
+  const read: JournalFiles["read"] = (...where) => {
+    reads++;
+    return real.read(...where);
+  };
+  const { journal } = await open(directory, sizes, { files: { ...real, read } });
+  const segments = journal.status().sideSegments;
+  expect(segments).toBeGreaterThan(5);
+  reads = 0;
+  journal.side.setAlive(refs);
+  expect(reads).toBeLessThanOrEqual(16 * segments);
+  reads = 0;
+  expect(journal.side.candidate()).toBeNull();
+  const inFirst = refs.filter(({ segment }) => segment === 1);
+  for (const ref of inFirst.slice(0, inFirst.length / 2 - 1)) journal.side.markDead(ref);
+  expect(journal.side.candidate()).toBeNull();
+  for (const ref of inFirst.slice(inFirst.length / 2 - 1, inFirst.length / 2 + 2)) journal.side.markDead(ref);
+  expect(journal.side.candidate()).toBe(1);
+  expect(reads).toBe(0);
   await journal.close();
 });

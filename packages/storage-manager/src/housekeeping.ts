@@ -53,15 +53,18 @@ export class Housekeeping {
       }
     }
     if (this.#stopped || !this.#copy(segment, alive)) return;
-    journal.side.removeSegment(segment);
+    await journal.side.removeSegment(segment);
   }
 
   #copy(segment: number, keys: readonly number[]): boolean {
     const { state, journal } = this.#core;
-    const moved = keys.filter((key) => state.keys.tokenSegment.get(key) === segment + 1);
+    const { tokenSegment, tokenOffset } = state.keys;
+    const moved = keys.filter((key) => tokenSegment.get(key) === segment + 1);
     if (moved.length === 0) return true;
+    // In the order of the file: neighbours come with one read.
+    moved.sort((a, b) => tokenOffset.get(a) - tokenOffset.get(b));
     const refs = moved.map((key) =>
-      journal.side.append(journal.side.read({ segment, offset: state.keys.tokenOffset.get(key) })),
+      journal.side.append(journal.side.read({ segment, offset: tokenOffset.get(key) })),
     );
     this.#core.record({
       type: "l1.tokens.recorded",
