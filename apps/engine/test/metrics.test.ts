@@ -127,6 +127,10 @@ test("tenants are a label only when asked for, and not without bound", async () 
   await plain.stop();
   const { ask, store, load } = await start(true);
   await store("org/model", "tenant-1");
+  await ask("PUT", "/quota/tenant-1", JSON.stringify({ limit_gb: (3 * 4096) / 2 ** 30 }));
+  const used = (await ask("GET", "/metrics")).text;
+  expect(valueIn(used, 'cache_engine_tenant_l1_bytes{cache_salt="tenant-1"}')).toBe(8_192);
+  expect(valueIn(used, 'cache_engine_tenant_limit_bytes{cache_salt="tenant-1"}')).toBe(3 * 4096);
   await load("org/model", "tenant-1");
   await ask("POST", "/cache/clear", "{}");
   const { text } = await ask("GET", "/metrics");
@@ -134,6 +138,7 @@ test("tenants are a label only when asked for, and not without bound", async () 
   expect(valueIn(text, `lmcache_mp_l1_write_chunks_total{${labels}}`)).toBe(2);
   expect(valueIn(text, `lmcache_mp_l1_read_chunks_total{${labels}}`)).toBe(2);
   expect(valueIn(text, `lmcache_mp_l1_evicted_chunks_total{${labels}}`)).toBe(2);
+  expect(valueIn(text, 'cache_engine_l1_evictions_total{reason="clear"}')).toBe(2);
 
   const label = new BoundedLabel(true);
   const values = Array.from({ length: 150 }, (_, i) => label.of(`tenant-${i}`));

@@ -44,6 +44,7 @@ export function statusOf(manager: StorageManager): StorageStatus {
       waited: manager.writes.waited,
       refused_for_room: manager.writes.refusedForRoom,
       partial: manager.writes.partial,
+      over_quota: manager.writes.overQuota,
     },
     l2_adapters: manager.adapters.map((_, i) => adapterStatus(manager, i)),
     tenants: tenantStatus(manager),

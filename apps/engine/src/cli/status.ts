@@ -92,6 +92,8 @@ function evictionText(tree: Tree): string {
     `${evicted} evicted (${sizeText(tree.number(at("eviction_controller.evicted_bytes")))})`,
     `${tree.number(at("store_controller.waited"))} stores waited for room`,
     `${tree.number(at("store_controller.refused_for_room"))} refused`,
+    `${tree.number(at("store_controller.partial"))} stored in part`,
+    `${tree.number(at("store_controller.over_quota"))} of both over quota`,
   ].join(", ");
 }
 

@@ -45,6 +45,8 @@ export class CacheCounters {
   readonly l1Write = new LabelledCounter();
   readonly l1Read = new LabelledCounter();
   readonly l1Evicted = new LabelledCounter();
+  readonly l1EvictedFor = new LabelledCounter();
+  readonly l2DeletedFor = new LabelledCounter();
   readonly storeSubmitted = new LabelledCounter();
   readonly storeSubmittedObjects = new LabelledCounter();
   readonly storeCompleted = new LabelledCounter();
@@ -88,6 +90,22 @@ export class CacheCounters {
     this.ages = new ObjectAges(manager.core.state, () => performance.now() / 1_000);
     manager.onEvent((event) => this.#observe(event));
     this.#watchLookups(saltLabel);
+  }
+
+  /** Tenants with objects in L1 or a limit, by label; null where tenants are no label. */
+  tenants(): Map<string, { l1Bytes: number; limitBytes: number | null }> | null {
+    if (!this.#salts.isOn) return null;
+    const { tenants, quotas } = this.#manager.core.state;
+    const found = new Map<string, { l1Bytes: number; limitBytes: number | null }>();
+    for (const salt of new Set([...quotas.keys(), ...tenants.keys()])) {
+      const label = salt === "" ? "_default" : this.#salts.of(salt);
+      const figures = found.get(label) ?? { l1Bytes: 0, limitBytes: null };
+      found.set(label, figures);
+      figures.l1Bytes += tenants.get(salt)?.bytes ?? 0;
+      const limit = quotas.get(salt);
+      if (limit !== undefined) figures.limitBytes = (figures.limitBytes ?? 0) + limit;
+    }
+    return found;
   }
 
   #watchLookups(saltLabel: boolean): void {
@@ -137,6 +155,13 @@ export class CacheCounters {
         break;
       case "l1.keys.evicted":
         this.#evicted(event.slots);
+        this.l1EvictedFor.add(event.slots.length, { reason: event.reason });
+        break;
+      case "l2.delete.submitted":
+        this.l2DeletedFor.add(event.keys.length, {
+          l2_name: this.#adapter(event.adapter),
+          reason: event.reason,
+        });
         break;
       case "session.looked_up":
         if (event.pending) this.#asksL2(event);

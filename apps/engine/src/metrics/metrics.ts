@@ -28,7 +28,7 @@ export class Metrics {
     const { manager, rpc, http, counters, version } = this.#sources;
     return [
       ...lmcacheMetrics(manager, counters),
-      ...ownMetrics({ manager, rpc: rpc(), http: http(), version }),
+      ...ownMetrics({ manager, rpc: rpc(), http: http(), counters, version }),
     ];
   }
 

@@ -1,6 +1,7 @@
 import type { RpcServerStatus } from "@cache/lmcache-wire";
 import type { StorageManager } from "@cache/storage-manager";
 import type { HttpFigures } from "../http/http-counts.ts";
+import type { CacheCounters } from "./cache-counters.ts";
 import { counter, each, gauge, one } from "./build.ts";
 import type { Metric } from "./exposition.ts";
 import type { Sample } from "./series.ts";
@@ -12,15 +13,17 @@ export interface OwnFigures {
   readonly manager: StorageManager;
   readonly rpc: RpcServerStatus;
   readonly http: HttpFigures;
+  readonly counters: CacheCounters;
   readonly version: string;
 }
 
 /** What LMCache has no name for: journal, what is held back, refusals, waiters, bounds. */
-export function ownMetrics({ manager, rpc, http, version }: OwnFigures): Metric[] {
+export function ownMetrics({ manager, rpc, http, counters, version }: OwnFigures): Metric[] {
   return [
     ...processMetrics(manager, version),
     ...journalMetrics(manager),
     ...waiterMetrics(manager),
+    ...evictionMetrics(counters),
     ...kvEventMetrics(manager),
     ...rpcMetrics(rpc),
     ...httpMetrics(http),
@@ -90,6 +93,12 @@ function waiterMetrics(manager: StorageManager): Metric[] {
     counter("store_refused_total", "Stores that found no room at all.", [], one(writes.refusedForRoom)),
     counter("store_partial_total", "Stores that found room for a part.", [], one(writes.partial)),
     counter(
+      "store_over_quota_total",
+      "Stores of these that their tenant's limit held back.",
+      [],
+      one(writes.overQuota),
+    ),
+    counter(
       "sessions_ended_for_room_total",
       "Sessions that ended because there were --max-sessions of them.",
       [],
@@ -107,6 +116,37 @@ function waiterMetrics(manager: StorageManager): Metric[] {
       "Instances that were offered the pool and sent their data inline.",
       [],
       one(clients.inlineDespitePool),
+    ),
+  ];
+}
+
+function evictionMetrics(counters: CacheCounters): Metric[] {
+  const tenants = [...(counters.tenants() ?? [])];
+  const labelled = (cache_salt: string, value: number): Sample => ({ labels: { cache_salt }, value });
+  return [
+    counter(
+      "l1_evictions_total",
+      "Objects evicted from L1: `demand` (room for a store), `watermark`, `quota`, `clear`, `deleted`, `layout` (replaced by another dtype or shape), `skip_l1`.",
+      ["reason"],
+      counters.l1EvictedFor.samples(),
+    ),
+    counter(
+      "l2_deletes_total",
+      "Objects that an adapter was told to delete, by reason.",
+      [NAME, "reason"],
+      counters.l2DeletedFor.samples(),
+    ),
+    gauge(
+      "tenant_l1_bytes",
+      "Bytes of L1 that a tenant's objects take; with --metrics-salt-label.",
+      ["cache_salt"],
+      tenants.map(([salt, { l1Bytes }]) => labelled(salt, l1Bytes)),
+    ),
+    gauge(
+      "tenant_limit_bytes",
+      "A tenant's limit in each tier; with --metrics-salt-label.",
+      ["cache_salt"],
+      tenants.flatMap(([salt, { limitBytes }]) => (limitBytes === null ? [] : [labelled(salt, limitBytes)])),
     ),
   ];
 }

@@ -77,6 +77,10 @@ export class BoundedLabel {
     this.#on = on;
   }
 
+  get isOn(): boolean {
+    return this.#on;
+  }
+
   /** What to put into the label: the value, `@other` beyond the bound, "" where there is none. */
   of(value: string): string {
     if (!this.#on || value === "" || this.#known.has(value)) return this.#on ? value : "";

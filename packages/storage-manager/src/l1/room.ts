@@ -90,12 +90,22 @@ export class Room {
     const limit = state.quotas.get(salt);
     if (limit === undefined) return count;
     const each = space.allocator.roundUp(length);
-    const held = (): number => (state.tenants.get(salt)?.bytes ?? 0) + this.#stagedBytes(salt);
+    const held = (): number => this.#heldBytes(salt);
     const wanted = Math.min(count, Math.floor(limit / each)) * each;
     for (let over = held() + wanted - limit; over > 0; over = held() + wanted - limit) {
       if (this.evict(over, "quota", salt) === 0) break;
     }
     return Math.max(0, Math.min(count, Math.floor((limit - held()) / each)));
+  }
+
+  /** Whether a tenant's limit leaves no room for one more object of `length` bytes. */
+  atQuota(salt: string, length: number): boolean {
+    const limit = this.#core.state.quotas.get(salt);
+    return limit !== undefined && limit - this.#heldBytes(salt) < this.#core.space.allocator.roundUp(length);
+  }
+
+  #heldBytes(salt: string): number {
+    return (this.#core.state.tenants.get(salt)?.bytes ?? 0) + this.#stagedBytes(salt);
   }
 
   #stagedBytes(salt: string): number {

@@ -56,6 +56,8 @@ export class Writes {
   #waiters: Waiter[] = [];
   waited = 0;
   refusedForRoom = 0;
+  /** Refused and partial stores whose tenant had no room below its limit. */
+  overQuota = 0;
   /** Chunks that found no room, of refused and of partly served stores. */
   refusedChunks = 0;
   partial = 0;
@@ -135,10 +137,16 @@ export class Writes {
     }
   }
 
+  #countOverQuota(request: ChunkRequest, client: Client): void {
+    const { objectBytes } = this.#core.state.layout(client.layout);
+    if (this.#room.atQuota(request.cacheSalt, objectBytes)) this.overQuota++;
+  }
+
   #stageWhatFits(request: ChunkRequest, client: Client): PreparedStoreAnswer {
     const answer = this.#stage(request, client, true) ?? EMPTY_CONTEXT;
     if (answer.value.kind === "empty-context") this.refusedForRoom++;
     else this.partial++;
+    this.#countOverQuota(request, client);
     const staged = answer.value.kind === "slots" ? answer.value.slots.length : 0;
     this.refusedChunks += Math.max(0, this.#missing(request, client).chunks.length - staged);
     return answer;
@@ -355,6 +363,7 @@ export class Writes {
     const transfer = this.#reserve(kept, client, missing.chunks, true, WRITER.inline);
     if (transfer === null) {
       this.refusedForRoom++;
+      this.#countOverQuota(request, client);
       this.refusedChunks += missing.chunks.length;
       return false;
     }

@@ -205,6 +205,10 @@ describe("a tenant's quota", () => {
     engine.turn((manager) => manager.setQuota(salt, 2 * 4_096));
     expect(await engine.store(1n, prompt("a", 4).range({ salt }))).toBe(false);
     expect(await engine.fetch(1n, prompt("a", 4).lookup({ salt }))).toBe(2);
+    expect(engine.manager.status()).toMatchObject({ store_controller: { partial: 1, over_quota: 1 } });
+    // What the pool's size refuses is no quota's doing.
+    expect(await engine.store(1n, prompt("b", 17).range())).toBe(false);
+    expect(engine.manager.writes).toMatchObject({ partial: 2, overQuota: 1 });
   });
 
   it("that is lowered evicts at once; that is removed counts no more", async () => {
