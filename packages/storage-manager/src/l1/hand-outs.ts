@@ -3,6 +3,7 @@ import type { Core } from "../core.ts";
 import { WRITER } from "../events/definitions.ts";
 import type { Transfer } from "../state/records.ts";
 import type { Clients } from "./clients.ts";
+import { MapperCensus } from "./mapper-census.ts";
 
 /** Scans of /proc are at least this far apart. */
 const SCAN_EVERY_MS = 10_000;
@@ -25,11 +26,12 @@ export interface HeldFigures {
 /**
  * Slots whose offset a client was told. Their bytes are reused only after the hand-out ended: by its own commit,
  * by the instance's unregister, by proof that nobody maps the pool, by a long silence where nothing can be
- * proven, or because a living client has plainly given it up (`design` rule 2).
+ * proven or every process that maps the pool belongs to somebody else, or because a living client has plainly given it up (`design` rule 2).
  */
 export class HandOuts {
   readonly #core: Core;
   readonly #clients: Clients;
+  readonly #census: MapperCensus;
   readonly #times = new Map<number, Times>();
   /** Hand-outs of each instance that has some. */
   readonly #byInstance = new Map<bigint, Set<number>>();
@@ -41,6 +43,7 @@ export class HandOuts {
   constructor(core: Core, clients: Clients) {
     this.#core = core;
     this.#clients = clients;
+    this.#census = new MapperCensus(core, clients);
     clients.onGone = (instance, proven) => this.instanceGone(instance, proven);
   }
 
@@ -132,6 +135,7 @@ export class HandOuts {
   sweep(): void {
     if (this.#core.state.transfers.size === 0) return;
     const { options } = this.#core;
+    const orphaned = this.#census.take();
     let waiting = false;
     for (const transfer of this.#ofClients()) {
       const times = this.#timesOf(transfer);
@@ -140,6 +144,8 @@ export class HandOuts {
       if (this.#givenUp(transfer, times)) this.end(transfer, "given up by its client");
       else if (!this.#provable() && silentMs >= options.clientGraceMs)
         this.end(transfer, "grace period over");
+      else if (orphaned?.has(transfer.number) === true && silentMs >= options.clientGraceMs)
+        this.end(transfer, "its process is gone");
       else if (transfer.held || age >= options.writeTtlMs) waiting = true;
     }
     if (waiting) this.#scan();
@@ -171,6 +177,7 @@ export class HandOuts {
       .scanMappers()
       .then((scan) => {
         this.#lastScan = scan;
+        this.#census.counted(scan, before);
         if (scan.kind !== "none" || !this.#core.healthy) return;
         for (const transfer of this.#ofClients()) {
           if (!before.has(transfer.number)) continue;

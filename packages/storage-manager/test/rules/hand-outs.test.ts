@@ -97,6 +97,70 @@ describe("a hand-out for writing", () => {
     expect(engine.usedBytes).toBe(2 * CHUNK_BYTES);
   });
 
+  describe("of a client that vanished while others live", () => {
+    /** Instance 2 lives and pings; what happens in each ten seconds besides is the test's. */
+    async function othersLive(seconds: number, besides = (): void => {}): Promise<void> {
+      for (let at = 0; at < seconds; at += 10) {
+        engine.ping(2n);
+        besides();
+        await engine.pass(10 * SECOND, SECOND);
+      }
+    }
+
+    it("ends after the grace period: each process that maps the pool has an instance that lives", async () => {
+      engine.mappers = { kind: "mapped", pids: [22], unreadable: 0 };
+      engine.ping(1n);
+      engine.stage(1n, one.range());
+      await othersLive(590);
+      expect(endings()).toEqual(["held: silent"]);
+      await othersLive(40);
+      expect(endings()).toEqual(["held: silent", "its process is gone"]);
+      expect(engine.usedBytes).toBe(0);
+      checkInvariants(engine);
+    });
+
+    it("ends for one that was reading, too", async () => {
+      engine.mappers = { kind: "mapped", pids: [22], unreadable: 0 };
+      await engine.store(2n, one.range());
+      await engine.lookup(one.lookup());
+      engine.prepareRetrieve(1n, one.range());
+      engine.ping(1n);
+      await othersLive(700);
+      expect(engine.state.transfers.size).toBe(0);
+    });
+
+    it.each([
+      ["a process that no living instance accounts for", { pids: [21, 22], unreadable: 0 }],
+      ["one that cannot be read", { pids: [22], unreadable: 1 }],
+    ])("is held back while there is %s", async (_, mappers) => {
+      engine.mappers = { kind: "mapped", ...mappers };
+      engine.ping(1n);
+      engine.stage(1n, one.range());
+      await othersLive(2_000);
+      expect(endings()).toEqual(["held: silent"]);
+    });
+
+    it("is held back though newcomers come and go: they do not account for the process that hangs", async () => {
+      engine.mappers = { kind: "mapped", pids: [21, 22], unreadable: 0 };
+      engine.ping(1n);
+      engine.stage(1n, one.range());
+      let newcomer = 100n;
+      await othersLive(2_000, () => {
+        engine.register(newcomer);
+        engine.ping(newcomer++);
+      });
+      expect(endings()).toEqual(["held: silent"]);
+    });
+
+    it("is held back while the others are silent, too", async () => {
+      engine.mappers = { kind: "mapped", pids: [22], unreadable: 0 };
+      engine.ping(1n);
+      engine.stage(1n, one.range());
+      await engine.pass(2_000 * SECOND, SECOND);
+      expect(endings()).toEqual(["held: silent"]);
+    });
+  });
+
   it("ends by proof that no other process maps the pool", async () => {
     engine.stage(1n, one.range());
     await reaped(1n);
