@@ -6,8 +6,8 @@ import { type Reply, RespError, RespReader } from "./resp-reader.ts";
 /** Bytes that one read may bring besides those that go straight into an object. */
 const SCRATCH_BYTES = 64 * 1024;
 /** Requests that a connection may have under way, and their bytes. One larger request is always taken. */
-const DEPTH = 16;
-const DEPTH_BYTES = 1024 * 1024;
+const DEPTH = 32;
+const DEPTH_BYTES = 2 * 1024 * 1024;
 /** A value of another length is read to its end and dropped up to this size; beyond it a new connection is cheaper. */
 const DROP_BYTES_MAX = 16 * 1024 * 1024;
 
@@ -40,7 +40,7 @@ export interface ConnectionEvents {
   errorReply(request: BulkRequest, text: string): void;
   /** An object was read or written whole; called before the request settles, also where its caller has given up. */
   transferred(request: BulkRequest): void;
-  /** It is gone, nothing touches any buffer; `unanswered` are the requests that it had. */
+  /** It is gone, nothing touches any buffer; `unanswered` are the requests that it had, in order. */
   closed(unanswered: readonly BulkRequest[], cause: ConnectionEnd): void;
 }
 
@@ -58,6 +58,8 @@ interface Pending {
   readonly step: "handshake" | "asking" | "bulk";
   /** The kernel has all its bytes. */
   isFlushed: boolean;
+  /** What came before the kernel had them all: of several SETs in one write the first may be answered early. */
+  early: Reply | null;
 }
 
 /** A command as Redis reads it. */
@@ -73,6 +75,8 @@ export class BulkConnection {
   readonly #options: ConnectionOptions;
   readonly #reader: RespReader;
   readonly #pending: Pending[] = [];
+  /** Answered before the kernel had all their bytes. */
+  readonly #unflushed = new Set<Pending>();
   #pendingBytes = 0;
   #socket: Socket | null = null;
   #phase: "connect" | "handshake" | "use" | "closed" = "connect";
@@ -105,13 +109,13 @@ export class BulkConnection {
 
   /** Requests under way. */
   get inFlight(): number {
-    return this.#pending.length;
+    return this.#pending.length + this.#unflushed.size;
   }
 
   /** True if requests of that many bytes may be sent now, `others` of them counted already. */
   hasRoom(byteLength: number, others: number): boolean {
     if (this.#phase !== "use" || this.#end !== null) return false;
-    const count = this.#pending.length + others;
+    const count = this.inFlight + others;
     return count === 0 || (count < DEPTH && this.#pendingBytes + byteLength <= DEPTH_BYTES);
   }
 
@@ -139,7 +143,8 @@ export class BulkConnection {
     if (this.#end !== null) return;
     this.#phase = "handshake";
     const { handshake } = this.#options;
-    for (const _ of handshake) this.#pending.push({ request: null, step: "handshake", isFlushed: true });
+    for (const _ of handshake)
+      this.#pending.push({ request: null, step: "handshake", isFlushed: true, early: null });
     if (handshake.length === 0) this.#ready();
     else this.#socket?.write(handshake.map(encodeCommand).join(""));
   }
@@ -155,18 +160,19 @@ export class BulkConnection {
   send(requests: readonly BulkRequest[]): void {
     const socket = this.#socket;
     if (socket === null) throw new TypeError("a request was sent before the connection was there");
-    if (this.#pending.length === 0) socket.setTimeout(this.#options.stallTimeoutMs);
+    if (this.inFlight === 0) socket.setTimeout(this.#options.stallTimeoutMs);
     socket.cork();
     let words = "";
     for (const request of requests) {
       request.attempts++;
+      request.sent++;
       request.carrier = this;
       if (request.asking) {
         request.asking = false;
-        this.#pending.push({ request: null, step: "asking", isFlushed: true });
+        this.#pending.push({ request: null, step: "asking", isFlushed: true, early: null });
         words += encodeCommand(["ASKING"]);
       }
-      const entry: Pending = { request, step: "bulk", isFlushed: request.kind === "get" };
+      const entry: Pending = { request, step: "bulk", isFlushed: request.kind === "get", early: null };
       this.#pending.push(entry);
       this.#pendingBytes += request.bytes.byteLength;
       if (request.kind === "get") {
@@ -178,8 +184,9 @@ export class BulkConnection {
       socket.write(`${words}$${request.bytes.byteLength}\r\n`);
       socket.write(request.bytes);
       words = `\r\n$2\r\nNX\r\n${ttl === null ? "" : `$2\r\nEX\r\n$${String(ttl).length}\r\n${ttl}\r\n`}`;
-      socket.write(words, () => {
-        entry.isFlushed = true;
+      socket.write(words, (error) => {
+        // A destroyed socket calls back without an error for what it has not written.
+        if ((error === null || error === undefined) && !socket.destroyed) this.#flushed(entry);
       });
       words = "";
     }
@@ -190,10 +197,9 @@ export class BulkConnection {
   /** Ends a request early if it is here: at once if nothing touches its bytes, else with the connection. */
   cancel(request: BulkRequest): void {
     const at = this.#pending.findIndex((entry) => entry.request === request);
-    const entry = this.#pending[at];
-    if (entry === undefined) return;
+    const isFlushed = this.#pending[at]?.isFlushed === true;
     const isFilling = at === 0 && this.#reader.isFilling;
-    if (entry.isFlushed && !isFilling) request.reject(abortedError());
+    if (isFlushed && !isFilling) request.reject(abortedError());
     else this.destroy(new Error("the connection was closed to end an operation early"));
   }
 
@@ -208,27 +214,31 @@ export class BulkConnection {
     const during = this.#phase;
     this.#phase = "closed";
     if (this.#connectTimer !== null) clearTimeout(this.#connectTimer);
-    const unanswered = this.#pending.flatMap(({ request }) => request ?? []);
+    const unanswered = [...this.#unflushed, ...this.#pending].flatMap(({ request }) => request ?? []);
     for (const request of unanswered) request.carrier = null;
     this.#pending.length = 0;
+    this.#unflushed.clear();
     const end = this.#end ?? { stalled: false, error: new Error("the server closed the connection") };
     this.#options.events.closed(unanswered, { during, ...end });
   }
 
   #read(bytesRead: number, into: Uint8Array): boolean {
     if (this.#end !== null) return false;
+    this.#guarded(() => this.#reader.advance(bytesRead, into));
+    return this.#end === null;
+  }
+
+  /** Runs what may find that the server talks nonsense, and says that there is room afterwards. */
+  #guarded(work: () => void): void {
     try {
-      this.#reader.advance(bytesRead, into);
+      work();
     } catch (error) {
       const text = error instanceof RespError ? `the reply is not RESP2: ${error.message}` : String(error);
       this.destroy(new Error(text));
-      return false;
     }
-    if (this.#phase === "use" && this.#end === null) {
-      if (this.#pending.length === 0) this.#socket?.setTimeout(0);
-      this.#options.events.room();
-    }
-    return this.#end === null;
+    if (this.#phase !== "use" || this.#end !== null) return;
+    if (this.inFlight === 0) this.#socket?.setTimeout(0);
+    this.#options.events.room();
   }
 
   #beginBulk(byteLength: number): Uint8Array | null {
@@ -254,15 +264,27 @@ export class BulkConnection {
       if (step === "handshake") this.#handshakeReply(reply);
       return; // what ASKING was answered shows in the answer to what it stood before
     }
+    if (entry.isFlushed) this.#finish(entry, request, reply);
+    else {
+      entry.early = reply;
+      this.#unflushed.add(entry);
+    }
+  }
+
+  #flushed(entry: Pending): void {
+    entry.isFlushed = true;
+    const { request, early } = entry;
+    if (!this.#unflushed.delete(entry) || request === null || early === null || this.#end !== null) return;
+    this.#guarded(() => this.#finish(entry, request, early));
+  }
+
+  #finish(entry: Pending, request: BulkRequest, reply: Reply): void {
     this.#pendingBytes -= request.bytes.byteLength;
     request.carrier = null;
-    const outcome = entry.isFlushed ? outcomeOf(request, reply) : null;
+    const outcome = outcomeOf(request, reply);
     if (outcome === null) {
       this.#pending.unshift(entry); // ends with the connection, when nothing touches its bytes
-      const text = reply.kind === "error" ? ` (${reply.text})` : "";
-      throw new RespError(
-        `${request.kind.toUpperCase()} was answered with a ${reply.kind} too early or wrongly${text}`,
-      );
+      throw new RespError(`${request.kind.toUpperCase()} was answered with a ${reply.kind}`);
     }
     if (outcome === "error") this.#options.events.errorReply(request, (reply as { text: string }).text);
     else {

@@ -4,8 +4,10 @@ import { BulkConnection, type ConnectionEnd, HandshakeError, type OnRead } from 
 import type { BulkRequest } from "./bulk-request.ts";
 import { abortedError, backendError, orAborted, type Redact, replyError } from "./errors.ts";
 
-/** Times a request is written before it fails with the connection that it was on. */
+/** Times a request may be the one at which its connection breaks. */
 const ATTEMPTS_MAX = 2;
+/** Times a request may be on a connection that falls silent, if another stands before it; else once. */
+const STALLS_MAX = 2;
 /** Time without further attempts to connect while other connections to the node serve, in milliseconds. */
 const REFUSED_PAUSE_MS = 1000;
 
@@ -176,11 +178,16 @@ export class BulkPool {
     this.#opening.delete(connection);
     const again: BulkRequest[] = [];
     let error: CacheError | null = null;
-    for (const request of unanswered) {
-      if (request.isSettled) continue;
+    const left = unanswered.filter((request) => !request.isSettled);
+    for (const [position, request] of left.entries()) {
+      // The first was being answered: what went wrong may be its doing. Those behind it only stood in its line.
+      if (position > 0) request.attempts--;
+      if (end.stalled) request.stalls++;
+      const isOut =
+        request.attempts >= ATTEMPTS_MAX || request.stalls >= STALLS_MAX || (end.stalled && position === 0);
       if (request.isCancelled || this.#isClosed) request.reject(abortedError());
-      else if (!end.stalled && request.attempts < ATTEMPTS_MAX) again.push(request);
-      else request.reject((error ??= this.#errorOf(end)));
+      else if (isOut) request.reject((error ??= this.#errorOf(end)));
+      else again.push(request);
     }
     if (!this.#isClosed) {
       this.lostConnections++;

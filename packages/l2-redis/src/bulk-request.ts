@@ -18,8 +18,12 @@ export class BulkRequest {
   readonly name: string;
   /** GET: filled whole or left as anything. SET: what is written. */
   readonly bytes: Uint8Array;
-  /** Times it was written to a connection. */
+  /** Times it was written to a connection, but for those that broke at another request. */
   attempts = 0;
+  /** Times it was written to any connection. */
+  sent = 0;
+  /** Times it was on a connection that fell silent. */
+  stalls = 0;
   /** Times a cluster node sent it elsewhere. */
   redirects = 0;
   /** The next node is to be told that it is sent there on purpose. */

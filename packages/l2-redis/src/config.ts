@@ -65,7 +65,9 @@ const optionsSchema = z.strictObject({
         `host ${JSON.stringify(issue.input)} is no host name: leave scheme, user and port out, or use url`,
     })
     .default("")
-    .describe(`Name or address of the server. Empty: \`${ENVIRONMENT.host}\`. Or use one of the four below.`),
+    .describe(
+      `Name or address of the server. Empty: \`${ENVIRONMENT.host}\`. Or use \`url\`, \`startup_nodes\`, \`sentinel_nodes\`.`,
+    ),
   port: z
     .number({ error: `port ${PORT_RULE}` })
     .int({ error: `port ${PORT_RULE}` })

@@ -82,7 +82,7 @@ export async function storeObjects(
     const error = errors[n];
     if (isCacheError(error)) failed.set(i, error);
     // Sent twice, as the connection broke before the first answer: what is there is what we wrote.
-    else if (request.attempts > 1 && !accounting.own.has(request.name)) written(i, request);
+    else if (request.sent > 1 && !accounting.own.has(request.name)) written(i, request);
     else stored.set(i);
   }
   return { stored, failed, bytesTransferred };

@@ -6,7 +6,7 @@ import { clusterSlot } from "./names.ts";
 import { addressText, type Credentials, type Place } from "./settings.ts";
 
 /** Commands that go to a node in one write. */
-const PIPELINE_COMMANDS = 256;
+const PIPELINE_COMMANDS = 1024;
 /** Pauses between attempts to connect again, in milliseconds: the first, and the longest. */
 const RETRY_MIN_MS = 50;
 const RETRY_MAX_MS = 2000;

@@ -27,33 +27,31 @@ export async function until(condition: () => boolean | Promise<boolean>): Promis
   while (!(await condition())) await new Promise<void>((resolve) => setTimeout(resolve, 5));
 }
 
+/** How the test itself gets in. */
+export interface Login {
+  readonly username?: string;
+  readonly password?: string;
+  readonly tls?: { readonly ca: Buffer; readonly cert: Buffer; readonly key: Buffer };
+}
+
 /** A real server in a directory of its own. */
 export class RedisServer {
   readonly port: number;
   readonly directory: string;
   readonly #words: readonly string[];
-  readonly #login: { username?: string; password?: string; tls?: { ca: Buffer; cert: Buffer; key: Buffer } };
+  readonly #login: Login;
   #process: ChildProcess | null = null;
   #admin: Redis | null = null;
 
-  private constructor(
-    port: number,
-    directory: string,
-    words: readonly string[],
-    login: RedisServer["login"],
-  ) {
+  private constructor(port: number, directory: string, words: readonly string[], login: Login) {
     this.port = port;
     this.directory = directory;
     this.#words = words;
     this.#login = login;
   }
 
-  private get login() {
-    return this.#login;
-  }
-
   /** Starts one; `words` come on top of what keeps it small, local and quick. `login` is for {@link admin}. */
-  static async start(words: readonly string[] = [], login: RedisServer["login"] = {}): Promise<RedisServer> {
+  static async start(words: readonly string[] = [], login: Login = {}): Promise<RedisServer> {
     const port = await freePort();
     const directory = await mkdtemp(join(tmpdir(), "cache-l2-redis-"));
     const server = new RedisServer(port, directory, words, login);
