@@ -75,6 +75,8 @@ export interface EngineContext {
   readonly version: string;
   /** What the HTTP server has counted so far. */
   readonly http: () => HttpFigures;
+  /** Told what the start does now, where that may take long. */
+  readonly onPhase?: (text: string) => void;
   /** Ends a start that is still under way. */
   readonly signal: AbortSignal;
 }

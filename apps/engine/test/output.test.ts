@@ -66,5 +66,7 @@ test("the log writes JSON lines with the instance, below its level nothing, and 
     cause: "disk",
     keys: [1],
   });
-  expect(lines[1]).toMatch(/^\d\d:\d\d:\d\d\.\d{3} error broken cause=disk keys=\[1\]\n$/);
+  // First it takes away what `progress` left in the line.
+  expect(lines[1]?.startsWith("\r\u001B[K")).toBe(true);
+  expect(lines[1]?.slice(4)).toMatch(/^\d\d:\d\d:\d\d\.\d{3} error broken cause=disk keys=\[1\]\n$/);
 });

@@ -8,7 +8,7 @@ import type { EngineLog } from "../logs/logger.ts";
 import { banner } from "./banner.ts";
 import { typedFlags } from "./config-flags.ts";
 import { engineVersion } from "./version.ts";
-import { errorText, exitCodeOf, say } from "./output.ts";
+import { errorText, exitCodeOf, progress, say } from "./output.ts";
 
 interface Started {
   readonly engine: RunningEngine;
@@ -41,10 +41,12 @@ export async function serve(command: Command): Promise<void> {
   try {
     started = await start(config, log, stopping.signal);
   } catch (error) {
+    progress(null);
     if (!stopping.signal.aborted) throw error;
     log.info("stopped during the start");
     process.exit(0);
   }
+  progress(null);
   if (quiet !== true) {
     const facts = { config, engine: started.engine, httpAddress: started.http.address };
     say(banner({ ...facts, version: engineVersion(), readyMs: performance.now() }));
@@ -80,6 +82,7 @@ async function start(config: EngineConfig, log: EngineLog, signal: AbortSignal):
       adapters: await adapters(config, log),
       version: engineVersion(),
       http: () => counts.figures(),
+      onPhase: (text) => progress(`starting: ${text} …`),
       signal,
     });
   } catch (error) {

@@ -46,6 +46,7 @@ async function compose(
   setAside: string | null,
 ): Promise<RunningEngine> {
   const directory = config.state.directory === null ? null : journalDirectory(config.state.directory);
+  context.onPhase?.("reading the journal");
   const { journal, recovery } = await openJournal({
     directory,
     fsync: config.journalFsync,
@@ -66,6 +67,7 @@ async function compose(
       pool = await openL1Pool({ ...poolOptions(config, journal.id), expected, checkPosition });
       return pool;
     };
+    context.onPhase?.("taking up state, pool and adapters");
     const stateDirs = await adapterDirectories(config, context.adapters);
     manager = await openStorageManager({
       journal,

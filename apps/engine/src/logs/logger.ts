@@ -24,7 +24,10 @@ export interface EngineLog extends AdapterLog {
 export function createLogger(options: LoggerOptions): EngineLog {
   const target =
     options.write === undefined ? pino.destination({ dest: 2, sync: true }) : { write: options.write };
-  const destination = options.pretty ? { write: (line: string) => target.write(prettyLine(line)) } : target;
+  // A line of progress may stand there; the next one comes after this.
+  const destination = options.pretty
+    ? { write: (line: string) => target.write(`\r\u001B[K${prettyLine(line)}`) }
+    : target;
   const base = { pid: process.pid, instance: options.instance };
   return wrap(pino({ level: options.level, base, timestamp: pino.stdTimeFunctions.isoTime }, destination));
 }
