@@ -76,12 +76,12 @@ test("doctor: what keeps the engine from serving is a FAIL with its fix, exit 1"
   const { port } = taken.address() as AddressInfo;
   try {
     const words = ["--port", String(port), "--http-port", String(await freePort()), "--l1-size-gb", "60000"];
-    const { code, out } = cli(["doctor", ...words, "--l2-adapter", '{"type":"redis"}']);
+    const { code, out } = cli(["doctor", ...words, "--l2-adapter", '{"type":"mooncake"}']);
     expect(code).toBe(1);
     expect(out).toMatch(/^FAIL +shm +.*fix: a smaller --l1-size-gb/m);
     expect(out).toMatch(/^FAIL +memory +.*fix: a smaller --l1-size-gb/m);
     expect(out).toMatch(/^FAIL +rpc +.*taken by something that is no engine.*fix: another --port/m);
-    expect(out).toMatch(/^FAIL +l2 redis +ADAPTER_TYPE_UNKNOWN: .*npm install @cache\/l2-redis/m);
+    expect(out).toMatch(/^FAIL +l2 mooncake +ADAPTER_TYPE_UNKNOWN: .*npm install @cache\/l2-mooncake/m);
   } finally {
     await new Promise((resolve) => taken.close(resolve));
   }

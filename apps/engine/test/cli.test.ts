@@ -114,8 +114,8 @@ test.each([
     ["config", "check", "--l2-adapter", '{"type":"toy","siez":1}'],
     "--l2-adapter #1 ('toy'): unknown key 'siez' (did you mean 'size'?)",
   ],
-  [["config", "check", "--l2-adapter", '{"type":"redis"}'], "npm install @cache/l2-redis"],
-  [["adapters", "show", "redis"], "error ADAPTER_TYPE_UNKNOWN:"],
+  [["config", "check", "--l2-adapter", '{"type":"mooncake"}'], "npm install @cache/l2-mooncake"],
+  [["adapters", "show", "mooncake"], "error ADAPTER_TYPE_UNKNOWN:"],
   [["adapters", "--adapter-root", "nowhere"], "error INVALID_CONFIG: adapter root"],
 ])("%j fails with one line and exit code 2", (words, text) => {
   const { code, err } = cli(words);
