@@ -1,11 +1,8 @@
 import { strict as assert } from "node:assert";
-import { type L2Adapter, messageOf } from "@cache/contracts";
-import { createArena } from "./arena.ts";
-import { checkedAdapter } from "./checked-adapter.ts";
-import type { AdapterHarness, AdapterHarnessFactory } from "./harness.ts";
-import type { Law, LawContext } from "./law.ts";
+import type { AdapterHarnessFactory } from "./harness.ts";
+import type { Law } from "./law.ts";
 import { LAWS } from "./laws/index.ts";
-import { createPrng } from "./prng.ts";
+import { runLaw } from "./run-law.ts";
 
 /** Options of {@link l2AdapterSuite}. */
 export interface L2AdapterSuiteOptions {
@@ -23,94 +20,6 @@ export interface L2AdapterSuiteOptions {
   readonly report?: (line: string) => void;
 }
 
-/** What became of the laws so far. */
-interface Tally {
-  readonly ran: Set<string>;
-  readonly skipped: Map<string, string>;
-}
-
-const CLEANUP_DEADLINE_MS = 5000;
-
-async function withDeadline<T>(what: string, deadlineMs: number, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} did not end within ${deadlineMs} ms`)), deadlineMs);
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-function lawContext(
-  harness: AdapterHarness,
-  created: L2Adapter[],
-  seed: number,
-  options: L2AdapterSuiteOptions,
-  note: (line: string) => void,
-): LawContext {
-  const arena = createArena(harness.l1);
-  const signal = new AbortController().signal;
-  const secrets = harness.secrets ?? [];
-  const createRaw = (): L2Adapter => {
-    const adapter = harness.create(arena.l1);
-    created.push(adapter);
-    return adapter;
-  };
-  const silent = (): void => {};
-  const context: LawContext = {
-    harness,
-    arena,
-    capabilities: createRaw().capabilities,
-    random: createPrng(seed),
-    signal,
-    lateWriteGraceMs: options.lateWriteGraceMs ?? 50,
-    createRaw,
-    create: () => checkedAdapter(createRaw(), secrets),
-    async open() {
-      const adapter = context.create();
-      await context.openAdapter(adapter);
-      return adapter;
-    },
-    openAdapter: (adapter, openSignal = signal) =>
-      adapter.open({
-        id: "conformance",
-        stateDir: context.capabilities.needsStateDir ? (harness.stateDir ?? null) : null,
-        log: { debug: silent, info: silent, warn: silent, error: silent },
-        signal: openSignal,
-      }),
-    note,
-  };
-  return context;
-}
-
-async function runLaw(law: Law, seed: number, options: L2AdapterSuiteOptions, tally: Tally): Promise<void> {
-  const deadlineMs = options.lawDeadlineMs ?? 20_000;
-  const report = options.report ?? ((line: string) => void process.stdout.write(`${line}\n`));
-  const harness = await withDeadline(`${law.id}: the factory`, deadlineMs, options.factory());
-  const created: L2Adapter[] = [];
-  try {
-    const context = lawContext(harness, created, seed, options, (line) =>
-      report(`  note ${law.id}: ${line}`),
-    );
-    const excuse = law.excuse?.(context.capabilities) ?? null;
-    if (excuse !== null) {
-      tally.skipped.set(law.id, excuse);
-      report(`  skipped ${law.id} (excused by ${excuse})`);
-      return;
-    }
-    await withDeadline(`law ${law.id}`, deadlineMs, law.run(context));
-    tally.ran.add(law.id);
-  } catch (cause) {
-    throw new Error(`${law.id} [seed ${seed}]: ${messageOf(cause)}`, { cause });
-  } finally {
-    const closing = Promise.allSettled(created.map((adapter) => adapter.close()));
-    await withDeadline("closing the adapters", CLEANUP_DEADLINE_MS, closing).catch(() => undefined);
-    await withDeadline("dispose", CLEANUP_DEADLINE_MS, harness.dispose());
-  }
-}
-
 /**
  * Declares one test for each law of the adapter contract, and a last one that fails unless every law that the
  * manifest does not excuse has run.
@@ -120,14 +29,24 @@ async function runLaw(law: Law, seed: number, options: L2AdapterSuiteOptions, ta
 export function l2AdapterSuite(options: L2AdapterSuiteOptions): void {
   const report = options.report ?? ((line: string) => void process.stdout.write(`${line}\n`));
   const seed = (options.seed ?? Math.floor(Math.random() * 0x1_0000_0000)) >>> 0;
-  const tally: Tally = { ran: new Set(), skipped: new Map() };
+  const ran = new Set<string>();
+  const skipped = new Map<string, string>();
+  const { factory, lawDeadlineMs, lateWriteGraceMs } = options;
+  const note = (law: Law, line: string): void => report(`  note ${law.id}: ${line}`);
   for (const law of LAWS) {
-    options.test(`${law.id}: ${law.title}`, () => runLaw(law, seed, options, tally));
+    options.test(`${law.id}: ${law.title}`, async () => {
+      const excuse = await runLaw(law, seed, { factory, lawDeadlineMs, lateWriteGraceMs, note });
+      if (excuse === null) ran.add(law.id);
+      else {
+        skipped.set(law.id, excuse);
+        report(`  skipped ${law.id} (excused by ${excuse})`);
+      }
+    });
   }
   options.test("suite.complete: every law that no capability excuses has held", async () => {
-    const missing = LAWS.filter((law) => !tally.ran.has(law.id) && !tally.skipped.has(law.id));
+    const missing = LAWS.filter((law) => !ran.has(law.id) && !skipped.has(law.id));
     report(
-      `  l2AdapterSuite: ${tally.ran.size} laws held, ${tally.skipped.size} skipped, ` +
+      `  l2AdapterSuite: ${ran.size} laws held, ${skipped.size} skipped, ` +
         `${missing.length} failed or not run; seed ${seed}`,
     );
     assert.deepEqual(

@@ -1,16 +1,9 @@
 import { CacheError } from "@cache/contracts";
-import { describe, expect, test } from "vitest";
-import { faultInjecting, l2AdapterSuite } from "../src/index.ts";
+import { expect, test } from "vitest";
+import { faultInjecting } from "../src/index.ts";
 import { createMapAdapter } from "./map-adapter.ts";
 
 const never = new AbortController().signal;
-
-describe("an empty plan changes nothing", () => {
-  l2AdapterSuite({
-    test,
-    factory: async () => ({ create: () => faultInjecting(createMapAdapter(), {}), dispose: async () => {} }),
-  });
-});
 
 test("calls fail as planned, before they reach the adapter", async () => {
   const adapter = faultInjecting(createMapAdapter(), {

@@ -6,7 +6,8 @@ import {
   keyString,
   type SizedKey,
 } from "@cache/contracts";
-import { describe, expect, test } from "vitest";
+import { closeSync, openSync } from "node:fs";
+import { afterEach, describe, expect, test } from "vitest";
 import { l2AdapterSuite } from "../src/index.ts";
 import { LAWS } from "../src/laws/index.ts";
 import { createMapAdapter, type MapAdapter } from "./map-adapter.ts";
@@ -42,6 +43,14 @@ function broken(change: (good: MapAdapter) => Partial<L2Adapter>): () => L2Adapt
     return Object.assign(good, change({ ...good }));
   };
 }
+
+/** What the leaking adapters left behind. */
+const leakedTimers: NodeJS.Timeout[] = [];
+const leakedFiles: number[] = [];
+afterEach(() => {
+  for (const timer of leakedTimers.splice(0)) clearInterval(timer);
+  for (const file of leakedFiles.splice(0)) closeSync(file);
+});
 
 const wrongAdapters: Record<string, { law: string; make: () => L2Adapter }> = {
   "loses a lock": {
@@ -150,6 +159,27 @@ const wrongAdapters: Record<string, { law: string; make: () => L2Adapter }> = {
       },
     })),
   },
+  "swaps two keys of a batch": {
+    law: "batch.equals-singles",
+    make: broken((good) => ({
+      load(requests, into, signal) {
+        const [first, second, ...rest] = requests;
+        if (first === undefined || second === undefined) return good.load(requests, into, signal);
+        // The lengths go with the buffers, or it would be a miss.
+        const swapped = [
+          { key: second.key, byteLength: first.byteLength },
+          { key: first.key, byteLength: second.byteLength },
+        ];
+        for (const [i, { key }] of swapped.entries()) {
+          const bytes = good.objects.get(keyString(key))?.bytes;
+          if (bytes !== undefined) into[i]?.bytes.set(bytes.subarray(0, into[i].bytes.length));
+        }
+        return good
+          .load(rest, into.slice(2), signal)
+          .then((loaded) => Bitmap.of(requests.length, [0, 1, ...[...loaded.positions()].map((i) => i + 2)]));
+      },
+    })),
+  },
   "packs the bits of hits together": {
     law: "partial.positions",
     make: broken((good) => ({
@@ -240,6 +270,38 @@ const wrongAdapters: Record<string, { law: string; make: () => L2Adapter }> = {
     law: "lifecycle.before-open",
     make: broken((good) => (void good.open(), {})),
   },
+  "accepts after close": {
+    law: "lifecycle.after-close",
+    make: broken((good) => ({ close: async () => void good.usage() })),
+  },
+  "leaks a handle": {
+    law: "close.leaks-nothing",
+    make: broken((good) => ({
+      open: async () => {
+        await good.open();
+        leakedTimers.push(setInterval(() => {}, 60_000));
+      },
+    })),
+  },
+  "leaks a file descriptor": {
+    law: "close.leaks-nothing",
+    make: broken((good) => ({
+      open: async () => {
+        await good.open();
+        leakedFiles.push(openSync(process.execPath, "r"));
+      },
+    })),
+  },
+  "throws a plain string": {
+    law: "abort.before",
+    make: broken((good) => ({
+      async load(requests, into, signal) {
+        // oxlint-disable-next-line no-throw-literal -- what JavaScript lets an adapter do
+        if (signal.aborted) throw "aborted";
+        return good.load(requests, into, signal);
+      },
+    })),
+  },
   "rejects with a plain error": {
     law: "abort.before",
     make: broken((good) => ({
@@ -258,11 +320,11 @@ const wrongAdapters: Record<string, { law: string; make: () => L2Adapter }> = {
       },
     })),
   },
-  "claims to persist": {
+  "forgets after reopening, and claims to persist": {
     law: "reopen.keeps",
     make: broken((good) => ({ capabilities: Object.freeze({ ...good.capabilities, persistent: true }) })),
   },
-  "offers what its manifest denies": {
+  "lies in one capability: offers what its manifest denies": {
     law: "manifest.optional-operations",
     make: broken((good) => ({ capabilities: Object.freeze({ ...good.capabilities, listKeys: false }) })),
   },
@@ -308,7 +370,10 @@ describe("an adapter that", () => {
   for (const [name, { law, make }] of Object.entries(wrongAdapters)) {
     test(`${name} fails at ${law}`, async () => {
       expect(LAWS.map((one) => one.id)).toContain(law);
-      const { failed } = await failedLaws(make, { lawDeadlineMs: 500, only: [law] });
+      const { failed } = await failedLaws(make, {
+        lawDeadlineMs: law === "close.leaks-nothing" ? 5000 : 500,
+        only: [law],
+      });
       expect([...failed.keys()]).toEqual([law]);
       expect(failed.get(law)).toMatch(new RegExp(`^${law.replace(".", "\\.")} \\[seed 1\\]: `));
     });

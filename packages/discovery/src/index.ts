@@ -1,4 +1,4 @@
-export { listAdapters, type ListAdaptersOptions } from "./list.ts";
+export { describePackage, listAdapters, type ListAdaptersOptions } from "./list.ts";
 export { loadAdapter } from "./load.ts";
 export { adapterRoots, type AdapterRootsOptions } from "./roots.ts";
 export type {

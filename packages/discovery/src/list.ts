@@ -41,6 +41,13 @@ export async function listAdapters(options: ListAdaptersOptions): Promise<Adapte
   return { roots, packages, allow };
 }
 
+/** The package in a directory, whatever its name; undefined if there is none. Imports nothing. */
+export function describePackage(directory: string): AdapterPackage | undefined {
+  const root: AdapterRoot = { directory: dirname(directory), origin: "option", layout: "both" };
+  const found = describe(root, directory, null);
+  return found === undefined ? undefined : { ...found, shadowedBy: null };
+}
+
 async function candidates(root: AdapterRoot): Promise<string[]> {
   const patterns = [
     ...(root.layout === "packages" ? [] : MODULE_PATTERNS),

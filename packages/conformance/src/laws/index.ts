@@ -2,6 +2,7 @@ import type { Law } from "../law.ts";
 import { ABORT_LAWS } from "./abort.ts";
 import { ACCOUNTING_LAWS } from "./accounting.ts";
 import { KEY_LAWS } from "./keys.ts";
+import { LEAK_LAWS } from "./leaks.ts";
 import { LIFECYCLE_LAWS } from "./lifecycle.ts";
 import { LOCK_LAWS } from "./locks.ts";
 import { ROUND_TRIP_LAWS } from "./round-trip.ts";
@@ -14,4 +15,5 @@ export const LAWS: readonly Law[] = [
   ...KEY_LAWS,
   ...ABORT_LAWS,
   ...ACCOUNTING_LAWS,
+  ...LEAK_LAWS,
 ];
