@@ -34,7 +34,9 @@ export interface JournalParts {
   readonly files: JournalFiles;
   readonly syncer: Syncer;
   readonly lock: FileLock | null;
-  readonly log: RecoveredLog;
+  readonly log: Omit<RecoveredLog, "snapshot">;
+  /** Position of the snapshot that the log begins after, null for none; its bytes are the recovery's alone. */
+  readonly snapshotPosition: number | null;
   readonly side: RecoveredSide;
   readonly lastPosition: number;
   readonly fsync: FsyncPolicy;
@@ -67,7 +69,7 @@ export class FileJournal implements Journal {
     const { files, id, segmentBytesMax, recordBytesMax } = parts;
     this.id = id;
     this.parts = parts;
-    this.snapshotPosition = parts.log.snapshot?.position ?? null;
+    this.snapshotPosition = parts.snapshotPosition;
     this.lastSnapshotError = parts.log.snapshotNote;
     this.sinceSnapshot = parts.log.segments.reduce((sum, one) => sum + one.bytes - HEADER_BYTES, 0);
     this.durability = new Durability({

@@ -111,6 +111,8 @@ export async function openJournalWith(
     let journal: FileJournal | null = null;
     const isUntouched = (): boolean => journal?.position === BigInt(lastPosition);
     const recovery = recoveryOf(log, side, { files, id, recordBytesMax: sizes.recordBytesMax, isUntouched });
+    // The snapshot may be as large as all state: only the recovery, soon forgotten, holds it.
+    const { snapshot, ...withoutSnapshot } = log;
     const syncer = ports.syncer ?? (directory === null ? noSyncer() : workerSyncer());
     const onHealth = options.onHealth ?? (() => {});
     const fsync = options.fsync ?? "batch";
@@ -120,7 +122,8 @@ export async function openJournalWith(
       files,
       syncer,
       lock,
-      log,
+      log: withoutSnapshot,
+      snapshotPosition: snapshot?.position ?? null,
       side,
       lastPosition,
       fsync,

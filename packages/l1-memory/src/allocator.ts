@@ -23,8 +23,32 @@ function corrupt(range: L1Range, why: string): CacheError {
   });
 }
 
+const LITTLE_ENDIAN = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
+
+/** The places of offsets in ascending order. Sorted natively where they are what they should be. */
+function orderOf(flat: Float64Array, alignBytes: number): Uint32Array {
+  const count = flat.length / 2;
+  const words = new Uint32Array(count * 2);
+  const [high, low] = LITTLE_ENDIAN ? [1, 0] : [0, 1];
+  let sortable = true;
+  for (let i = 0; i < count; i++) {
+    const unit = (flat[i * 2] ?? 0) / alignBytes;
+    words[i * 2 + high] = unit;
+    words[i * 2 + low] = i;
+    if (words[i * 2 + high] !== unit) sortable = false;
+  }
+  // Damaged offsets: in any order that numbers have, for the check that finds them.
+  if (!sortable) {
+    return Uint32Array.from({ length: count }, (_, i) => i).sort(
+      (a, b) => (flat[a * 2] ?? 0) - (flat[b * 2] ?? 0),
+    );
+  }
+  new BigUint64Array(words.buffer).sort();
+  return Uint32Array.from({ length: count }, (_, i) => words[i * 2 + low] ?? 0);
+}
+
 /** Ranges to rebuild from, kept flat and sorted by offset. */
-function sortRanges(ranges: Iterable<L1Range>): Float64Array {
+function sortRanges(ranges: Iterable<L1Range>, alignBytes: number): Float64Array {
   let flat = new Float64Array(256);
   let count = 0;
   let ordered = true;
@@ -43,13 +67,11 @@ function sortRanges(ranges: Iterable<L1Range>): Float64Array {
   }
   flat = flat.slice(0, count);
   if (ordered) return flat;
-  const order = Array.from({ length: count / 2 }, (_, i) => i * 2);
-  order.sort((a, b) => (flat[a] ?? 0) - (flat[b] ?? 0));
   const sorted = new Float64Array(count);
   let at = 0;
-  for (const from of order) {
-    sorted[at++] = flat[from] ?? 0;
-    sorted[at++] = flat[from + 1] ?? 0;
+  for (const place of orderOf(flat, alignBytes)) {
+    sorted[at++] = flat[place * 2] ?? 0;
+    sorted[at++] = flat[place * 2 + 1] ?? 0;
   }
   return sorted;
 }
@@ -114,7 +136,7 @@ class BestFitAllocator implements L1Allocator {
   }
 
   rebuild(ranges: Iterable<L1Range>): void {
-    const sorted = sortRanges(ranges);
+    const sorted = sortRanges(ranges, this.#alignBytes);
     const map = this.#emptyMap();
     const capacity = this.#map.capacity;
     for (let i = 0; i < sorted.length; i += 2) {

@@ -4,7 +4,8 @@ export const NONE = -1;
 const FREE = 0;
 const USED = 1;
 
-function widen<A extends Uint32Array | Int32Array | Uint8Array>(from: A, to: A): A {
+function widen<A extends Uint32Array | Int32Array | Uint8Array>(from: A, make: new (rows: number) => A): A {
+  const to = new make(from.length * 2);
   to.set(from);
   return to;
 }
@@ -30,22 +31,28 @@ export class RangeNodes {
   /** Rows to use again, linked through `after`. */
   #spare = NONE;
 
+  /** Rows that all columns have. */
+  #room: number;
+
+  /** Columns differ in length, so that not all of them grow, by copying, in the same turn. */
   constructor(rows = 64) {
+    const step = rows / 8;
+    this.#room = rows;
     this.start = new Uint32Array(rows);
-    this.size = new Uint32Array(rows);
-    this.slack = new Uint32Array(rows);
-    this.before = new Int32Array(rows);
-    this.after = new Int32Array(rows);
-    this.left = new Int32Array(rows);
-    this.right = new Int32Array(rows);
-    this.#state = new Uint8Array(rows);
+    this.size = new Uint32Array(rows + step);
+    this.slack = new Uint32Array(rows + 2 * step);
+    this.before = new Int32Array(rows + 3 * step);
+    this.after = new Int32Array(rows + 4 * step);
+    this.left = new Int32Array(rows + 5 * step);
+    this.right = new Int32Array(rows + 6 * step);
+    this.#state = new Uint8Array(rows + 7 * step);
   }
 
   /** A new free row, not linked. */
   add(start: number, size: number): number {
     let node = this.#spare;
     if (node === NONE) {
-      if (this.#rows === this.start.length) this.#widen();
+      if (this.#rows === this.#room) this.#widen();
       node = this.#rows++;
     } else {
       this.#spare = this.after[node] ?? NONE;
@@ -99,14 +106,18 @@ export class RangeNodes {
   }
 
   #widen(): void {
-    const rows = this.start.length * 2;
-    this.start = widen(this.start, new Uint32Array(rows));
-    this.size = widen(this.size, new Uint32Array(rows));
-    this.slack = widen(this.slack, new Uint32Array(rows));
-    this.before = widen(this.before, new Int32Array(rows));
-    this.after = widen(this.after, new Int32Array(rows));
-    this.left = widen(this.left, new Int32Array(rows));
-    this.right = widen(this.right, new Int32Array(rows));
-    this.#state = widen(this.#state, new Uint8Array(rows));
+    const full = (column: { readonly length: number }): boolean => column.length === this.#rows;
+    if (full(this.start)) this.start = widen(this.start, Uint32Array);
+    if (full(this.size)) this.size = widen(this.size, Uint32Array);
+    if (full(this.slack)) this.slack = widen(this.slack, Uint32Array);
+    if (full(this.before)) this.before = widen(this.before, Int32Array);
+    if (full(this.after)) this.after = widen(this.after, Int32Array);
+    if (full(this.left)) this.left = widen(this.left, Int32Array);
+    if (full(this.right)) this.right = widen(this.right, Int32Array);
+    if (full(this.#state)) this.#state = widen(this.#state, Uint8Array);
+    const { start, size, slack, before, after, left, right } = this;
+    this.#room = Math.min(
+      ...[start, size, slack, before, after, left, right, this.#state].map((column) => column.length),
+    );
   }
 }

@@ -407,8 +407,19 @@ function noTokens(): Uint8Array {
   return new Uint8Array(0);
 }
 
-/** A token record: flag (1 = has a parent), parent hash (32 bytes or none), token ids big-endian. */
+/** Used again for each record: the side log copies it. */
+let tokenScratch = Buffer.alloc(0);
+
+/**
+ * A token record: flag (1 = has a parent), parent hash (32 bytes or none), token ids big-endian. Valid until the next
+ * call.
+ */
 function tokenRecord(hashes: Uint8Array, chunk: number, tokens: Uint8Array): Uint8Array {
-  if (chunk === 0) return Buffer.concat([Buffer.from([0]), tokens]);
-  return Buffer.concat([Buffer.from([1]), hashes.subarray((chunk - 1) * 32, chunk * 32), tokens]);
+  const head = chunk === 0 ? 1 : 33;
+  const length = head + tokens.length;
+  if (tokenScratch.length < length) tokenScratch = Buffer.allocUnsafeSlow(length);
+  tokenScratch[0] = chunk === 0 ? 0 : 1;
+  if (chunk > 0) tokenScratch.set(hashes.subarray((chunk - 1) * 32, chunk * 32), 1);
+  tokenScratch.set(tokens, head);
+  return tokenScratch.subarray(0, length);
 }

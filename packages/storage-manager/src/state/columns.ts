@@ -79,6 +79,15 @@ export class BytesColumn {
     return page === undefined ? new Uint8Array(this.width) : page.subarray(at, at + this.width);
   }
 
+  /** The page that holds a written row, for readers that make no view: the row begins at {@link offsetOf}. */
+  pageOf(row: number): Uint8Array {
+    return this.#pages[row >>> PAGE_BITS] as Uint8Array;
+  }
+
+  offsetOf(row: number): number {
+    return (row & ROW_MASK) * this.width;
+  }
+
   /** True if the row equals the bytes at `from`. */
   equals(row: number, bytes: Uint8Array, from: number): boolean {
     const page = this.#pages[row >>> PAGE_BITS];

@@ -107,9 +107,16 @@ export class KeyTable {
     this.#insert(number);
   }
 
+  #partOf(key: number): number {
+    return this.hash.pageOf(key)[this.hash.offsetOf(key)] as number;
+  }
+
+  #homeOf(key: number): number {
+    return this.#home(this.hash.pageOf(key), this.hash.offsetOf(key), this.group.get(key));
+  }
+
   #insert(number: number): void {
-    const bytes = this.hash.get(number);
-    const part = bytes[0] as number;
+    const part = this.#partOf(number);
     let shard = this.#shards[part] as Uint32Array;
     if (((this.#counts[part] as number) + 1) * 2 > shard.length) {
       const old = shard;
@@ -123,7 +130,7 @@ export class KeyTable {
 
   #place(shard: Uint32Array, entry: number): void {
     const mask = shard.length - 1;
-    let at = this.#home(this.hash.get(entry - 1), 0, this.group.get(entry - 1)) & mask;
+    let at = this.#homeOf(entry - 1) & mask;
     while (shard[at] !== 0) at = (at + 1) & mask;
     shard[at] = entry;
   }
@@ -154,15 +161,14 @@ export class KeyTable {
 
   /** Takes an entry out of the index by shifting back what follows: no tombstones. */
   #remove(key: number): void {
-    const bytes = this.hash.get(key);
-    const part = bytes[0] as number;
+    const part = this.#partOf(key);
     const shard = this.#shards[part] as Uint32Array;
     const mask = shard.length - 1;
-    let hole = this.#home(bytes, 0, this.group.get(key)) & mask;
+    let hole = this.#homeOf(key) & mask;
     while (shard[hole] !== key + 1) hole = (hole + 1) & mask;
     for (let at = (hole + 1) & mask; shard[at] !== 0; at = (at + 1) & mask) {
       const entry = (shard[at] as number) - 1;
-      const home = this.#home(this.hash.get(entry), 0, this.group.get(entry)) & mask;
+      const home = this.#homeOf(entry) & mask;
       if (((at - home) & mask) >= ((at - hole) & mask)) {
         shard[hole] = entry + 1;
         hole = at;
@@ -199,9 +205,18 @@ export class KeyTable {
       this.#groupByText.set(groupText(group), number);
     }
     // Not by references: a snapshot may end between a key's binding and its first use.
-    const free = new Set(this.numbers.dump().free);
+    const isBound = (key: number): boolean => this.bound.get(key) === 1;
+    const counts = new Uint32Array(SHARDS);
     for (let key = 0; key < this.numbers.bound; key++) {
-      if (free.has(key)) continue;
+      if (isBound(key)) counts[this.#partOf(key)] = (counts[this.#partOf(key)] as number) + 1;
+    }
+    // As large as they end up: growing on the way would place every key twice.
+    this.#shards = Array.from(counts, (count) => {
+      return new Uint32Array(Math.max(SHARD_ROWS_MIN, 2 ** Math.ceil(Math.log2((count + 1) * 2))));
+    });
+    this.#counts = new Uint32Array(SHARDS);
+    for (let key = 0; key < this.numbers.bound; key++) {
+      if (!isBound(key)) continue;
       this.#insert(key);
       const group = this.group.get(key);
       this.#groupKeys[group] = (this.#groupKeys[group] ?? 0) + 1;
