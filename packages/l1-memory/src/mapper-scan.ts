@@ -25,12 +25,11 @@ export interface MapperScanOptions {
 /** Processes read at the same time: libuv has four threads, and loads need them too. */
 const CONCURRENT_READS = 2;
 const READ_BYTES = 64 * 1024;
-/** Longer than a line without its path. */
-const OVERLAP_BYTES = 256;
 /** Listings before giving up: a fork between two of them may hide a mapper. */
 const ROUNDS_MAX = 8;
 
-type Found = "mapped" | "not-mapped" | "unreadable" | "stranger" | "gone";
+/** Mappings of the pool in a process, or why there is no number. */
+type Found = number | "unreadable" | "stranger" | "gone";
 
 /** Device as `/proc/PID/maps` prints it; the encoding of st_dev is that of <sys/sysmacros.h>. */
 function deviceText(device: bigint): string {
@@ -44,21 +43,30 @@ function isGone(error: unknown): boolean {
   return code === "ENOENT" || code === "ESRCH";
 }
 
-/** Looks through one `maps` file in pieces. `empty`: no mapping at all was listed. */
-async function searchMaps(path: string, needle: Buffer): Promise<"mapped" | "not-mapped" | "empty"> {
+function occurrences(text: Buffer, needle: Buffer): number {
+  let count = 0;
+  for (let at = text.indexOf(needle); at >= 0; at = text.indexOf(needle, at + needle.length)) count++;
+  return count;
+}
+
+/** Counts in one `maps` file, in pieces. `empty`: no mapping at all was listed. */
+async function searchMaps(path: string, needle: Buffer): Promise<number | "empty"> {
   let file: FileHandle | undefined;
   try {
     file = await open(path, "r");
-    const buffer = Buffer.allocUnsafe(READ_BYTES + OVERLAP_BYTES);
+    // What is kept of one piece for the next is too short to be counted twice.
+    const overlap = needle.length - 1;
+    const buffer = Buffer.allocUnsafe(READ_BYTES + overlap);
     let kept = 0;
     let total = 0;
+    let found = 0;
     for (;;) {
       const { bytesRead } = await file.read(buffer, kept, READ_BYTES, null);
-      if (bytesRead === 0) return total === 0 ? "empty" : "not-mapped";
+      if (bytesRead === 0) return total === 0 ? "empty" : found;
       total += bytesRead;
       const filled = kept + bytesRead;
-      if (buffer.subarray(0, filled).includes(needle)) return "mapped";
-      kept = Math.min(filled, OVERLAP_BYTES);
+      found += occurrences(buffer.subarray(0, filled), needle);
+      kept = Math.min(filled, overlap);
       buffer.copyWithin(0, filled - kept, filled);
     }
   } finally {
@@ -98,7 +106,7 @@ class MapperSearch {
       });
       if (found !== "empty") return found;
     }
-    return "not-mapped";
+    return 0;
   }
 
   /** Only a process that never ran as the owner or as root cannot have opened the pool. */
@@ -121,19 +129,23 @@ async function listPids(procDirectory: string): Promise<number[]> {
 
 interface RoundResult {
   readonly mapped: number[];
+  mappings: number;
   unreadable: number;
   gone: number;
 }
 
 async function scanRound(search: MapperSearch, pids: readonly number[]): Promise<RoundResult> {
-  const result: RoundResult = { mapped: [], unreadable: 0, gone: 0 };
+  const result: RoundResult = { mapped: [], mappings: 0, unreadable: 0, gone: 0 };
   let next = 0;
   const reader = async (): Promise<void> => {
     for (let pid = pids[next++]; pid !== undefined; pid = pids[next++]) {
       const found = await search.look(pid);
-      if (found === "mapped") result.mapped.push(pid);
-      else if (found === "unreadable") result.unreadable++;
+      if (found === "unreadable") result.unreadable++;
       else if (found === "gone") result.gone++;
+      else if (typeof found === "number" && found > 0) {
+        result.mapped.push(pid);
+        result.mappings += found;
+      }
     }
   };
   await Promise.all(Array.from({ length: CONCURRENT_READS }, reader));
@@ -162,16 +174,18 @@ export async function scanMappers(
   const search = new MapperSearch(target, procDirectory);
   const seen = new Set([ownPid]);
   const mapped: number[] = [];
+  let mappings = 0;
   let unreadable = 0;
   for (let round = 1; round <= ROUNDS_MAX; round++) {
     const fresh = (await listPids(procDirectory)).filter((pid) => !seen.has(pid));
     for (const pid of fresh) seen.add(pid);
     const result = await scanRound(search, fresh);
     mapped.push(...result.mapped);
+    mappings += result.mappings;
     unreadable += result.unreadable;
     if (round > 1 && result.gone === 0) {
       if (mapped.length === 0 && unreadable === 0) return { kind: "none" };
-      return { kind: "mapped", pids: mapped.toSorted((a, b) => a - b), unreadable };
+      return { kind: "mapped", pids: mapped.toSorted((a, b) => a - b), mappings, unreadable };
     }
   }
   return { kind: "cannot-be-seen", reason: "processes come and go faster than they can be looked at" };

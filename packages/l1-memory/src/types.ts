@@ -57,7 +57,13 @@ export interface PoolRefusal {
 /** Who else maps the pool file (the proof of `design.md` §3 rule 2c). */
 export type MapperScan =
   | { readonly kind: "none" }
-  | { readonly kind: "mapped"; readonly pids: readonly number[]; readonly unreadable: number }
+  | {
+      readonly kind: "mapped";
+      readonly pids: readonly number[];
+      /** Mappings in these processes together: one process may have several. */
+      readonly mappings: number;
+      readonly unreadable: number;
+    }
   | { readonly kind: "cannot-be-seen"; readonly reason: string };
 
 /** The pool while the engine runs. Offsets are bytes from the start of L1. */

@@ -56,7 +56,7 @@ describe("the proof that nobody maps the pool", () => {
   it("finds each process that maps device and inode, also late in a long list", async () => {
     put("proc/30/maps", OTHER.repeat(5000) + MAPPER);
     put("proc/12/maps", MAPPER);
-    const found = { kind: "mapped", pids: [12, 30], unreadable: 0 };
+    const found = { kind: "mapped", pids: [12, 30], mappings: 2, unreadable: 0 };
     expect(await scanMappers(target, options())).toEqual(found);
     // Wherever a read ends inside the line.
     for (let cut = 0; cut < 130; cut++) {
@@ -66,9 +66,23 @@ describe("the proof that nobody maps the pool", () => {
     }
   });
 
+  it("counts each mapping of a process, and none twice", async () => {
+    for (let cut = 0; cut < 130; cut++) {
+      const before = "x".repeat(64 * 1024 - cut);
+      put("proc/30/maps", `${MAPPER}${before}\n${MAPPER}${OTHER}${MAPPER}`);
+      const found = { kind: "mapped", pids: [30], mappings: 3, unreadable: 0 };
+      expect(await scanMappers(target, options())).toEqual(found);
+    }
+  });
+
   it("looks at the threads of a process whose first thread has ended", async () => {
     put("proc/9/task/10/maps", MAPPER);
-    expect(await scanMappers(target, options())).toEqual({ kind: "mapped", pids: [9], unreadable: 0 });
+    expect(await scanMappers(target, options())).toEqual({
+      kind: "mapped",
+      pids: [9],
+      mappings: 1,
+      unreadable: 0,
+    });
   });
 
   it("counts a process that cannot be read unless its user is neither owner nor root", async () => {
@@ -80,7 +94,12 @@ describe("the proof that nobody maps the pool", () => {
     putUnreadable(23, "2000\t2000\t0\t2000");
     mkdirSync(join(root, "proc/24/maps"), { recursive: true });
     put("proc/24/status", "nothing known");
-    expect(await scanMappers(target, options())).toEqual({ kind: "mapped", pids: [], unreadable: 4 });
+    expect(await scanMappers(target, options())).toEqual({
+      kind: "mapped",
+      pids: [],
+      mappings: 0,
+      unreadable: 4,
+    });
   });
 
   it("cannot be given in another pid namespace, with hidepid, with a wide mode, or off tmpfs", async () => {

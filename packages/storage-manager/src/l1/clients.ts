@@ -31,6 +31,8 @@ export class Clients {
   readonly #strangers = new Set<bigint>();
   /** Called when an instance is gone: its hand-outs must be dealt with. `proven`: it said so itself. */
   onGone: (instance: bigint, proven: boolean) => void = () => {};
+  /** Called when an instance registers, for the first time or again. */
+  onRegistered: (instance: bigint) => void = () => {};
   inlineDespitePool = 0;
 
   constructor(core: Core) {
@@ -111,6 +113,7 @@ export class Clients {
     }
     const layout = this.#layoutNumber(request);
     this.#strangers.delete(request.instanceId);
+    this.onRegistered(request.instanceId);
     this.liveness(request.instanceId).lastSeenMs = this.#core.now();
     const inline = !offersPool || known?.inline === true;
     const unchanged =

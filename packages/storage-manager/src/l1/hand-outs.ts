@@ -26,7 +26,8 @@ export interface HeldFigures {
 /**
  * Slots whose offset a client was told. Their bytes are reused only after the hand-out ended: by its own commit,
  * by the instance's unregister, by proof that nobody maps the pool, by a long silence where nothing can be
- * proven or every process that maps the pool belongs to somebody else, or because a living client has plainly given it up (`design` rule 2).
+ * proven or every mapping of the pool is somebody else's, or because a living client has plainly given it up
+ * (`design` rule 2).
  */
 export class HandOuts {
   readonly #core: Core;
@@ -45,6 +46,7 @@ export class HandOuts {
     this.#clients = clients;
     this.#census = new MapperCensus(core, clients);
     clients.onGone = (instance, proven) => this.instanceGone(instance, proven);
+    clients.onRegistered = (instance) => this.#census.forget(instance);
   }
 
   #timesOf(transfer: Transfer): Times {
@@ -90,6 +92,11 @@ export class HandOuts {
     if (numbers?.size === 0) this.#byInstance.delete(instance);
   }
 
+  /** The instance says that it has copied into its slots. */
+  copiedIn(instance: bigint): void {
+    this.#census.copiedIn(instance);
+  }
+
   /** A transfer of this instance was committed: older ones are a step closer to being given up. */
   committed(number: number, instance: bigint): void {
     const since = this.#times.get(number)?.sinceMs ?? this.#core.now();
@@ -116,6 +123,7 @@ export class HandOuts {
   }
 
   instanceGone(instance: bigint, proven: boolean): void {
+    this.#census.forget(instance);
     for (const number of [...(this.#byInstance.get(instance) ?? [])]) {
       const transfer = this.#core.state.transfer(number);
       // A load of an adapter's helper process is no client's to end.
@@ -173,11 +181,12 @@ export class HandOuts {
     this.#scanning = true;
     this.#nextScanMs = this.#core.now() + SCAN_EVERY_MS;
     const before = new Set(this.#core.state.transfers.keys());
+    const mapping = this.#census.mapping();
     this.#core.pool
       .scanMappers()
       .then((scan) => {
         this.#lastScan = scan;
-        this.#census.counted(scan, before);
+        this.#census.counted(scan, before, mapping);
         if (scan.kind !== "none" || !this.#core.healthy) return;
         for (const transfer of this.#ofClients()) {
           if (!before.has(transfer.number)) continue;

@@ -7,22 +7,22 @@ const HEARD_WITHIN_MS = 15_000;
 
 interface Count {
   readonly atMs: number;
-  readonly pids: number;
-  /** Instances that had their mapping when the processes were counted. */
+  readonly mappings: number;
+  /** Instances that had a mapping of their own when all were counted. */
   readonly instances: readonly bigint[];
-  /** Hand-outs that were open then. */
+  /** Hand-outs that were open before. */
   readonly transfers: ReadonlySet<number>;
 }
 
 /**
- * Whether every process that maps the pool belongs to an instance that lives. Then none is left that a silent
- * instance could be, and what it was handed ends with the grace period. It holds for processes with one instance
- * each, as LMCache's workers are.
+ * Whether every mapping of the pool belongs to an instance that lives. Then none is left by which a silent instance
+ * could touch it, and what that one was handed ends with the grace period. Each instance of a process maps the pool
+ * for itself, as LMCache's transfer context does; an instance counts only once it has stored through its mapping.
  */
 export class MapperCensus {
   readonly #core: Core;
   readonly #clients: Clients;
-  #registered: ReadonlySet<bigint> = new Set();
+  readonly #mapped = new Set<bigint>();
   #count: Count | null = null;
 
   constructor(core: Core, clients: Clients) {
@@ -30,16 +30,25 @@ export class MapperCensus {
     this.#clients = clients;
   }
 
-  /** A scan has found processes; `transfers` were open before it began. */
-  counted(scan: MapperScan, transfers: ReadonlySet<number>): void {
-    const registered = new Set<bigint>();
-    for (const { instance } of this.#core.state.clients.values())
-      if (this.#clients.usesPool(instance)) registered.add(instance);
-    // Who registered since the last scan may map the pool only now: its process may not be among those counted.
-    const instances = [...registered].filter((instance) => this.#registered.has(instance));
-    this.#registered = registered;
+  /** The instance has copied into the pool: it maps it. */
+  copiedIn(instance: bigint): void {
+    this.#mapped.add(instance);
+  }
+
+  /** It is gone, or registers: then it may be about to map the pool anew, or may fail to. */
+  forget(instance: bigint): void {
+    this.#mapped.delete(instance);
+  }
+
+  /** Instances known to have a mapping: to be asked before a scan begins. */
+  mapping(): readonly bigint[] {
+    return [...this.#mapped].filter((instance) => this.#clients.usesPool(instance));
+  }
+
+  /** A scan has found processes; `transfers` were open and `instances` had their mapping before it began. */
+  counted(scan: MapperScan, transfers: ReadonlySet<number>, instances: readonly bigint[]): void {
     if (this.#count !== null || scan.kind !== "mapped" || scan.unreadable > 0) return;
-    this.#count = { atMs: this.#core.now(), pids: scan.pids.length, instances, transfers };
+    this.#count = { atMs: this.#core.now(), mappings: scan.mappings, instances, transfers };
   }
 
   /**
@@ -52,8 +61,8 @@ export class MapperCensus {
     this.#count = null;
     const sinceMs = this.#core.now() - count.atMs;
     const living = count.instances.filter((instance) => {
-      return this.#clients.get(instance) !== undefined && this.#clients.silentForMs(instance) < sinceMs;
+      return this.#mapped.has(instance) && this.#clients.silentForMs(instance) < sinceMs;
     });
-    return count.pids <= living.length ? count.transfers : null;
+    return count.mappings <= living.length ? count.transfers : null;
   }
 }

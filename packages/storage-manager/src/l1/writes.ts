@@ -266,6 +266,7 @@ export class Writes {
     const transfer = this.#openTransfer(request, instance);
     if (transfer === null) return false;
     this.#finish(request, transfer, []);
+    this.#handOuts.copiedIn(instance);
     return transfer.complete;
   }
 

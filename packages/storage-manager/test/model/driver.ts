@@ -198,7 +198,7 @@ export class Driver {
       case "mappers":
         engine.mappers = [
           { kind: "none" } as const,
-          { kind: "mapped", pids: [4711], unreadable: 0 } as const,
+          { kind: "mapped", pids: [4711], mappings: 1, unreadable: 0 } as const,
           { kind: "cannot-be-seen", reason: "a container" } as const,
         ][step.which] as typeof engine.mappers;
         return;

@@ -98,6 +98,9 @@ describe("a hand-out for writing", () => {
   });
 
   describe("of a client that vanished while others live", () => {
+    /** It has stored through its mapping of the pool. */
+    const livingStores = () => engine.store(2n, prompt("of the living", 1).range());
+
     /** Instance 2 lives and pings; what happens in each ten seconds besides is the test's. */
     async function othersLive(seconds: number, besides = (): void => {}): Promise<void> {
       for (let at = 0; at < seconds; at += 10) {
@@ -107,20 +110,21 @@ describe("a hand-out for writing", () => {
       }
     }
 
-    it("ends after the grace period: each process that maps the pool has an instance that lives", async () => {
-      engine.mappers = { kind: "mapped", pids: [22], unreadable: 0 };
+    it("ends after the grace period: each mapping of the pool is one of an instance that lives", async () => {
+      await livingStores();
+      engine.mappers = { kind: "mapped", pids: [22], mappings: 1, unreadable: 0 };
       engine.ping(1n);
       engine.stage(1n, one.range());
       await othersLive(590);
       expect(endings()).toEqual(["held: silent"]);
       await othersLive(40);
       expect(endings()).toEqual(["held: silent", "its process is gone"]);
-      expect(engine.usedBytes).toBe(0);
+      expect(engine.usedBytes).toBe(CHUNK_BYTES);
       checkInvariants(engine);
     });
 
     it("ends for one that was reading, too", async () => {
-      engine.mappers = { kind: "mapped", pids: [22], unreadable: 0 };
+      engine.mappers = { kind: "mapped", pids: [22], mappings: 1, unreadable: 0 };
       await engine.store(2n, one.range());
       await engine.lookup(one.lookup());
       engine.prepareRetrieve(1n, one.range());
@@ -130,10 +134,12 @@ describe("a hand-out for writing", () => {
     });
 
     it.each([
-      ["a process that no living instance accounts for", { pids: [21, 22], unreadable: 0 }],
-      ["one that cannot be read", { pids: [22], unreadable: 1 }],
+      ["a process that no living instance accounts for", { pids: [21, 22], mappings: 2, unreadable: 0 }],
+      ["one that shares its process with the living", { pids: [22], mappings: 2, unreadable: 0 }],
+      ["one that cannot be read", { pids: [22], mappings: 1, unreadable: 1 }],
     ])("is held back while there is %s", async (_, mappers) => {
       engine.mappers = { kind: "mapped", ...mappers };
+      await livingStores();
       engine.ping(1n);
       engine.stage(1n, one.range());
       await othersLive(2_000);
@@ -141,7 +147,8 @@ describe("a hand-out for writing", () => {
     });
 
     it("is held back though newcomers come and go: they do not account for the process that hangs", async () => {
-      engine.mappers = { kind: "mapped", pids: [21, 22], unreadable: 0 };
+      engine.mappers = { kind: "mapped", pids: [21, 22], mappings: 2, unreadable: 0 };
+      await livingStores();
       engine.ping(1n);
       engine.stage(1n, one.range());
       let newcomer = 100n;
@@ -152,8 +159,20 @@ describe("a hand-out for writing", () => {
       expect(endings()).toEqual(["held: silent"]);
     });
 
+    it("is held back while the living have not shown that the mapping is theirs: they may have none", async () => {
+      engine.mappers = { kind: "mapped", pids: [22], mappings: 1, unreadable: 0 };
+      engine.ping(1n);
+      engine.stage(1n, one.range());
+      await othersLive(1_000);
+      await livingStores();
+      engine.register(2n);
+      await othersLive(1_000);
+      expect(endings()).toEqual(["held: silent"]);
+    });
+
     it("is held back while the others are silent, too", async () => {
-      engine.mappers = { kind: "mapped", pids: [22], unreadable: 0 };
+      await livingStores();
+      engine.mappers = { kind: "mapped", pids: [22], mappings: 1, unreadable: 0 };
       engine.ping(1n);
       engine.stage(1n, one.range());
       await engine.pass(2_000 * SECOND, SECOND);

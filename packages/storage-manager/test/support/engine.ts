@@ -148,7 +148,7 @@ export class TestEngine {
   readonly events: CacheEvent[] = [];
   readonly #layouts = new Map<bigint, TestLayout>();
   /** What a scan for processes that map the pool finds. */
-  mappers: MapperScan = { kind: "mapped", pids: [4711], unreadable: 0 };
+  mappers: MapperScan = { kind: "mapped", pids: [4711], mappings: 1, unreadable: 0 };
   #gone = false;
 
   constructor(manager: StorageManager, journal: BreakableJournal, clock: ManualClock) {
