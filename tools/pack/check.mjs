@@ -6,19 +6,19 @@
  * `--peers DIR` (or CACHE_PEERS_DIR) has the real LMCache, as tools/peers/setup.sh makes it: its client then drives
  * each engine. `--keep` leaves the folders. A line a check, `ok`, `FAIL` or `skip`; exit code 3 if a check failed.
  */
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, join, resolve } from "node:path";
+import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
 import { build, install } from "../dev/lib.mjs";
 import { findings, staleOutputs } from "./contents.mjs";
 import { lint } from "./lint.mjs";
 import { packAll } from "./pack.mjs";
 import { makeMachine } from "./place.mjs";
+import { findPeers } from "./engine.mjs";
 import { serveScope } from "./registry.mjs";
 import { report } from "./report.mjs";
 import { stories } from "./stories.mjs";
-import { packThirdParty } from "./third-party.mjs";
 
 const { values: options } = parseArgs({
   options: {
@@ -39,7 +39,7 @@ if (unknown.length > 0) {
   process.exit(2);
 }
 const wanted = (name) => options.only.length === 0 || options.only.includes(name);
-const peers = findPeers(options.peers ?? process.env.CACHE_PEERS_DIR);
+const peers = findPeers(options.peers || process.env.CACHE_PEERS_DIR);
 
 const directory = mkdtempSync(join(tmpdir(), "cache-pack-"));
 process.on("exit", () => {
@@ -60,7 +60,7 @@ if (wanted("lint")) await lint(packed);
 const machine = makeMachine(directory);
 const scope = await serveScope(packed);
 try {
-  const shop = { packed, machine, scope, peers, thirdParty: packThirdParty };
+  const shop = { packed, machine, scope, peers };
   for (const [name, story] of Object.entries(stories)) {
     if (!wanted(name)) continue;
     console.log(`\n== ${name}`);
@@ -80,14 +80,4 @@ function contents() {
     const wrong = [...findings(found, packed), ...staleOutputs(found)];
     report.check(`${found.name}: contents and manifest`, wrong.length === 0, wrong.join("; "));
   }
-}
-
-function findPeers(named) {
-  const folder = resolve(named ?? ".peers");
-  if (existsSync(join(folder, "bin", "python"))) return folder;
-  if (named !== undefined) {
-    console.error(`no LMCache in ${folder}; tools/peers/setup.sh ${named} makes it`);
-    process.exit(2);
-  }
-  return null;
 }

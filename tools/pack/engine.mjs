@@ -3,8 +3,9 @@ import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync } from "node:fs";
 import { createServer } from "node:net";
-import { delimiter, dirname, join } from "node:path";
+import { delimiter, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { ROOT } from "../dev/lib.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const READY_TIMEOUT_MS = 60_000;
@@ -108,7 +109,8 @@ function signal(child, name) {
   }
 }
 
-async function freePort() {
+/** A TCP port that nobody listens on. */
+export async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address();
@@ -141,4 +143,15 @@ export function driveWithLmcache(engine, peers, label) {
       },
     );
   });
+}
+
+/** The folder with LMCache: the named one, or `.peers` if there is one, or null. Ends the program if the named one lacks it. */
+export function findPeers(named) {
+  const folder = resolve(named || join(ROOT, ".peers"));
+  if (existsSync(join(folder, "bin", "python"))) return folder;
+  if (named) {
+    console.error(`no LMCache in ${folder}; tools/peers/setup.sh ${named} makes it`);
+    process.exit(2);
+  }
+  return null;
 }

@@ -14,11 +14,11 @@ export function pinnedPnpm(root = ROOT) {
 }
 
 /** The packages that are published: name, version, folder below the root, manifest as it stands in the repository. */
-export function publicPackages() {
+export function publicPackages(root = ROOT) {
   return packageFolders()
     .map((folder) => ({
       folder,
-      source: JSON.parse(readFileSync(join(ROOT, folder, "package.json"), "utf8")),
+      source: JSON.parse(readFileSync(join(root, folder, "package.json"), "utf8")),
     }))
     .filter(({ source }) => source.private !== true)
     .map(({ folder, source }) => ({ name: source.name, version: source.version, folder, source }));
@@ -39,7 +39,7 @@ export function packAll(directory) {
     );
   }
   return packages.map((found) => {
-    const tarball = join(directory, `${found.name.replace("@", "").replace("/", "-")}-${found.version}.tgz`);
+    const tarball = join(directory, tarballName(found.name, found.version));
     const bytes = readFileSync(tarball);
     const files = readTarball(bytes);
     return {
@@ -50,6 +50,11 @@ export function packAll(directory) {
       manifest: JSON.parse(files.get("package.json").text()),
     };
   });
+}
+
+/** What npm and pnpm call a package's tarball. */
+export function tarballName(name, version) {
+  return `${name.replace("@", "").replace("/", "-")}-${version}.tgz`;
 }
 
 /** The regular files of a package's tarball by their path in the package, each with `mode` and `text()`. */

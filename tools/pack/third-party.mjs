@@ -4,12 +4,18 @@ import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { ROOT } from "../dev/lib.mjs";
+import { tarballName } from "./pack.mjs";
 
 export const THIRD_PARTY = { name: "cache-l2-bundled", type: "bundled" };
 
-/** Makes the package in the place's folder and packs it with npm there. The tarball's path. */
-export async function packThirdParty(place, packed) {
-  const { name, type } = THIRD_PARTY;
+/** As its author should publish it: with peers, under a scope of its own. */
+export const SCOPED = { name: "@example/cache-l2-scoped", type: "scoped" };
+
+/**
+ * Makes {@link THIRD_PARTY} with its copies, or {@link SCOPED} without, in the place's folder and packs it with npm
+ * there. Returns the tarball's path.
+ */
+export async function packThirdParty(place, packed, { name, type } = THIRD_PARTY) {
   const fs = packed.find((found) => found.name === "@cache/l2-fs");
   const folder = join(place.directory, name);
   unpack(fs, folder, (path) => path === "LICENSE" || /^dist\/.*\.js$/.test(path));
@@ -21,22 +27,22 @@ export async function packThirdParty(place, packed) {
   }
   writeFileSync(index, own);
   const { cacheL2, dependencies, peerDependencies, version } = fs.manifest;
+  const bundled = name === THIRD_PARTY.name;
   const manifest = {
     name,
     version: "1.2.3",
     type: "module",
-    license: "MIT",
+    license: "Apache-2.0",
     exports: { ".": "./dist/index.js", "./package.json": "./package.json" },
     files: ["dist"],
     cacheL2: { ...cacheL2, types: [type] },
-    dependencies: { ...dependencies, ...peerDependencies, "@cache/contracts": version },
-    bundleDependencies: Object.keys(peerDependencies),
+    dependencies: bundled
+      ? { ...dependencies, ...peerDependencies, "@cache/contracts": version }
+      : dependencies,
+    ...(bundled ? { bundleDependencies: Object.keys(peerDependencies) } : { peerDependencies }),
   };
   writeFileSync(join(folder, "package.json"), JSON.stringify(manifest, null, 2));
-  const contracts = packed.find((found) => found.name === "@cache/contracts");
-  unpack(contracts, join(folder, "node_modules", "@cache", "contracts"), () => true);
-  const zod = dirname(createRequire(join(ROOT, fs.folder, "package.json")).resolve("zod/package.json"));
-  cpSync(zod, join(folder, "node_modules", "zod"), { recursive: true, dereference: true });
+  if (bundled) addCopies(folder, packed, fs);
   const done = await place.run("npm", [
     "pack",
     "--ignore-scripts",
@@ -45,7 +51,14 @@ export async function packThirdParty(place, packed) {
     folder,
   ]);
   if (done.code !== 0) throw new Error(`npm pack of ${name} failed: ${done.stderr}`);
-  return join(place.directory, `${name}-${manifest.version}.tgz`);
+  return join(place.directory, tarballName(name, manifest.version));
+}
+
+function addCopies(folder, packed, fs) {
+  const contracts = packed.find((found) => found.name === "@cache/contracts");
+  unpack(contracts, join(folder, "node_modules", "@cache", "contracts"), () => true);
+  const zod = dirname(createRequire(join(ROOT, fs.folder, "package.json")).resolve("zod/package.json"));
+  cpSync(zod, join(folder, "node_modules", "zod"), { recursive: true, dereference: true });
 }
 
 function unpack({ files }, folder, wanted) {

@@ -2,7 +2,7 @@
 /**
  * Checks against the real, unmodified LMCache clients: `npm run test:peers -- [--peers DIR] [--only NAME]… [--list]`.
  *
- * Each check is a Python program (`pack`: a Node program, `npm run check:pack`) that starts its own engines on free ports, with pools and directories of its own, and
+ * Each check is a Python program (`pack` and `publish`: Node programs) that starts its own engines on free ports, with pools and directories of its own, and
  * prints a line a check: `ok`, `FAIL` or `skip`. A name with `:no-koffi` is the same check with the engine's koffi off.
  * Environment: CACHE_PEERS_DIR (as --peers, default `.peers`), CACHE_PEERS_COMPARE=1 (also measures `lmcache server`),
  * PEERS_SERVER=lmcache (runs the checks against the reference instead; kill drills cannot pass there).
@@ -34,6 +34,7 @@ const checks = {
   start_time: ["start_time.py", [], 600],
   pack: ["../pack/check.mjs", [], 900],
   soak: ["soak.py", [], 3000],
+  publish: ["../pack/publish.mjs", [], 900],
 };
 const withoutKoffi = [
   "drive",
