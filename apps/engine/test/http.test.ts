@@ -265,3 +265,23 @@ test("every refused request is counted by its reason, and answered", async () =>
   });
   expect(cleared).toEqual([]);
 });
+
+test("a body that is nested deeply is refused: it could not be told in a reply", async () => {
+  const nested = (levels: number) => `{"tier":${'{"a":'.repeat(levels)}1${"}".repeat(levels)}}`;
+  for (const levels of [64, 9_000]) {
+    expect(await ask("POST", "/cache/clear", JSON_TYPE, nested(levels))).toMatchObject({
+      status: 422,
+      body: { detail: [{ type: "json_invalid", msg: "JSON is nested deeper than 64 levels" }] },
+    });
+  }
+  expect(await ask("POST", "/cache/clear", JSON_TYPE, nested(3))).toMatchObject({
+    status: 422,
+    body: { detail: [{ type: "enum" }] },
+  });
+  expect(cleared).toEqual([]);
+});
+
+test("a reply that cannot be written ends the connection", async () => {
+  view = { ...view, status: () => ({ journal_position: 1n }) } as unknown as EngineView;
+  await expect(ask("GET", "/status")).rejects.toThrow(/hang up|ECONNRESET/);
+});

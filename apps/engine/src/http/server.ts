@@ -15,6 +15,8 @@ const BODY_BYTES_MAX = 64 * 1024;
 /** Time for a request to arrive, in milliseconds. */
 const REQUEST_TIMEOUT_MS = 10_000;
 const CONNECTIONS_MAX = 256;
+/** How often late requests are looked for, in milliseconds; Node's default would let them hold all connections for 30 s more. */
+const LATE_CHECK_MS = 1000;
 
 /** Where and for whom to serve. */
 export interface HttpServerOptions {
@@ -68,16 +70,18 @@ const STATUS_BY_CODE: Readonly<Partial<Record<CacheErrorCode, number>>> = {
 export async function startHttpServer(options: HttpServerOptions): Promise<HttpServer> {
   const counts = options.counts ?? new HttpCounts();
   const guard = { allowedHosts: options.allowedHosts, token: readToken(options.tokenFile) };
-  const server = createServer((request, response) => {
+  const server = createServer({ connectionsCheckingInterval: LATE_CHECK_MS }, (request, response) => {
     answer(request, { ...options, counts }, guard)
       .catch((error: unknown) => failed(error, request, options.log))
       .then((reply) => {
         counts.answered(reply.status);
         send(request, response, reply);
       })
-      .catch((error: unknown) =>
-        options.log.warn("an HTTP reply could not be sent", { error: messageOf(error) }),
-      );
+      .catch((error: unknown) => {
+        options.log.warn("an HTTP reply could not be sent", { error: messageOf(error) });
+        // Never leave a client waiting for what will not come.
+        response.destroy();
+      });
   });
   server.headersTimeout = REQUEST_TIMEOUT_MS;
   server.requestTimeout = REQUEST_TIMEOUT_MS;

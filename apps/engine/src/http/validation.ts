@@ -12,6 +12,14 @@ export interface Fault {
 /** A checked value, or the 422 to answer. */
 export type Checked<T> = { readonly value: T } | { readonly refused: Reply };
 
+/** Deepest nesting of a JSON body. What is deeper than some thousands could not be written into a reply again. */
+const NESTING_MAX = 64;
+
+function isNestedDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return levels === 0 || Object.values(value).some((inner) => isNestedDeeper(inner, levels - 1));
+}
+
 /** The 422 of faults. */
 export function unprocessable(...faults: readonly Fault[]): Reply {
   return json(422, { detail: faults });
@@ -48,6 +56,10 @@ export function checkBody<T>(
         input: {},
       }),
     };
+  }
+  if (isNestedDeeper(value, NESTING_MAX)) {
+    const msg = `JSON is nested deeper than ${NESTING_MAX} levels`;
+    return { refused: unprocessable({ type: "json_invalid", loc: ["body", 0], msg, input: {} }) };
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     const type = options.notAnObject ?? "dataclass_type";
