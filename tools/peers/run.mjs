@@ -28,6 +28,7 @@ const checks = {
   kill_dtype: ["kill_drill.py", ["dtype"], 300],
   pressure: ["pressure.py", [], 600],
   kv_events: ["kv_events.py", [], 600],
+  hostile: ["hostile.py", [], 900],
   fs_interop: ["fs_interop.py", [], 300],
   vectors: ["vectors.py", [], 120],
   bench_server: ["bench_server.py", [], 600],

@@ -18,7 +18,7 @@ import { TurnCommitter } from "./turns.ts";
 export interface RpcLimits {
   /** Largest message part in bytes; default the pool's size, at least 64 MiB and at most 2 GiB. */
   readonly maxMessageSize?: number | undefined;
-  /** Messages that libzmq holds of one client before it stops reading from it. Default 256. */
+  /** Messages that libzmq holds of one client before it stops reading from it, of any size. Default 16. */
   readonly receiveHighWaterMark?: number | undefined;
   /** Bytes of decoded requests that wait for their answers. Default 256 MiB; one alone may be larger. */
   readonly inFlightBytesMax?: number | undefined;
@@ -276,7 +276,7 @@ export async function runRpcServer(options: RpcServerOptions): Promise<RpcServer
   const socket = new zeromq.Router({
     mandatory: true,
     maxMessageSize,
-    receiveHighWaterMark: limits.receiveHighWaterMark ?? 256,
+    receiveHighWaterMark: limits.receiveHighWaterMark ?? 16,
     // Never wait inside of libzmq for a client: Outgoing does, for each client apart.
     sendTimeout: 0,
     linger: LINGER_MS,

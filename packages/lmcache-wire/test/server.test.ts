@@ -300,6 +300,29 @@ test("hostile frames do not disturb a healthy client", async () => {
   expect(server.status().malformed).toBeGreaterThan(0);
 });
 
+test("a client that sends faster than it is served fills a bounded queue", async () => {
+  const server = await start();
+  const flooder = new Dealer({ sendHighWaterMark: 1, sendTimeout: 0, linger: 0 });
+  closers.push(() => flooder.close());
+  flooder.connect(server.address);
+  const large = Buffer.alloc(2 ** 20);
+  const pause = new Int32Array(new SharedArrayBuffer(4));
+  let taken = 0;
+  // Only promises that are settled are awaited: the server reads nothing meanwhile, libzmq's thread alone does.
+  for (let refusals = 0; refusals < 100 && taken < 200; ) {
+    const sent = await flooder.send([packr.pack(taken), packr.pack(24), large]).then(
+      () => true,
+      () => false,
+    );
+    taken += Number(sent);
+    refusals = sent ? 0 : refusals + 1;
+    if (!sent) Atomics.wait(pause, 0, 0, 5);
+  }
+  // 16 in the server's queue, one in the client's, and what the kernel's buffers hold.
+  expect(taken).toBeGreaterThanOrEqual(16);
+  expect(taken).toBeLessThan(64);
+});
+
 test("a taken port is named", async () => {
   const server = await start();
   const again = startRpcServer({
