@@ -5,6 +5,7 @@ where it belongs, so a load that mixes objects, or is torn, cannot pass for a go
 """
 import mmap, os, pickle, sys, threading, time, uuid, warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 os.environ.setdefault("LMCACHE_DISABLE_BANNER", "1")
 os.environ.setdefault("LMCACHE_TRACK_USAGE", "false")
@@ -119,6 +120,7 @@ class RawClient:
         self.calls = request_client(url)
         self.pool = None
         self.pool_name = ""
+        self.pool_dir = Path("/dev/shm")
         self._request = 0
         self._lock = threading.Lock()
 
@@ -134,7 +136,7 @@ class RawClient:
             use_mla=layout.planes == 1, num_physical_slots=CHUNK)))
         self.pool_name = reply.shm_name
         if reply.shm_name and reply.pool_size > 0:
-            with open("/dev/shm/" + reply.shm_name.lstrip("/"), "r+b") as file:
+            with open(self.pool_dir / reply.shm_name.lstrip("/"), "r+b") as file:
                 self.pool = np.frombuffer(mmap.mmap(file.fileno(), 0), dtype=np.uint8)
         return reply
 

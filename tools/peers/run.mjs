@@ -29,6 +29,7 @@ const checks = {
   pressure: ["pressure.py", [], 600],
   kv_events: ["kv_events.py", [], 600],
   hostile: ["hostile.py", [], 900],
+  hostile_state: ["hostile_state.py", [], 600],
   fs_interop: ["fs_interop.py", [], 300],
   vectors: ["vectors.py", [], 120],
   bench_server: ["bench_server.py", [], 600],
