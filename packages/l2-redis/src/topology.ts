@@ -179,12 +179,9 @@ export class Topology {
     if (place.mode === "sentinel") return this.#master();
     const slot = clusterSlot(name);
     const key = this.#cluster?.slots[slot]?.[0];
-    const node = key === undefined ? null : addressOf(key);
-    if (node === null) {
-      this.refresh();
-      throw this.#unavailable(`the node of slot ${slot}`);
-    }
-    return node;
+    if (key === undefined) this.refresh();
+    // Whoever is asked first says where the slot is.
+    return (key === undefined ? null : addressOf(key)) ?? (place.nodes[0] as NodeAddress);
   }
 
   /** Where the library's own connection leads: to the master that the Sentinels named. */

@@ -150,7 +150,7 @@ export async function startCluster(): Promise<RedisServer[]> {
   await until(async () => {
     const infos = await Promise.all(servers.map((server) => server.admin.call("CLUSTER", "INFO")));
     return infos.every(
-      (info) => /cluster_state:ok/.test(String(info)) && /cluster_known_nodes:3/.test(String(info)),
+      (info) => /cluster_state:ok/.test(String(info)) && /cluster_slots_ok:16384/.test(String(info)),
     );
   });
   return servers;
