@@ -28,7 +28,8 @@ export async function byteCheckedLoad(
 ): Promise<RunningLoad> {
   const patterns = Array.from({ length: count }, (_, n) => pattern(n, byteLength));
   const codes = new Set<CacheErrorCode>();
-  let [good, failures, wrongBytes, slowestMs, stopped] = [0, 0, 0, 0, false];
+  let [good, failures, wrongBytes, slowestMs] = [0, 0, 0, 0];
+  const stopping = new AbortController();
   const unexpected: unknown[] = [];
 
   const round = async (first: number): Promise<void> => {
@@ -53,7 +54,7 @@ export async function byteCheckedLoad(
     }
   };
   const lane = async (start: number): Promise<void> => {
-    for (let n = start; !stopped; n++) {
+    for (let n = start; !stopping.signal.aborted; n++) {
       const begin = performance.now();
       try {
         await round(n % count);
@@ -77,7 +78,7 @@ export async function byteCheckedLoad(
       await until(() => good >= goal);
     },
     async stop() {
-      stopped = true;
+      stopping.abort();
       await Promise.all(lanes);
       if (unexpected.length > 0) throw new Error(`not a CacheError: ${String(unexpected[0])}`);
       return { wrongBytes, codes, slowestMs };
