@@ -31,6 +31,8 @@ const checks = {
   hostile: ["hostile.py", [], 900],
   hostile_state: ["hostile_state.py", [], 600],
   fs_interop: ["fs_interop.py", [], 300],
+  redis_interop: ["redis_interop.py", [], 300],
+  redis_trouble: ["redis_trouble.py", [], 900],
   vectors: ["vectors.py", [], 120],
   bench_server: ["bench_server.py", [], 600],
   start_time: ["start_time.py", [], 600],
