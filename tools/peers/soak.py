@@ -197,14 +197,15 @@ class Probe:
         sizes = {}
         for entry in files:
             try:
-                sizes[entry.suffix] = sizes.get(entry.suffix, 0) + entry.stat().st_size
+                kind = entry.suffix or entry.name.split("-")[0]
+                sizes[kind] = sizes.get(kind, 0) + entry.stat().st_size
             except OSError:
                 pass
         own, whole = self.own_pause()
         row = dict(
             second=time.monotonic() - self.begin, label=label, rss=(memory["RssAnon"] + memory["RssFile"]) / 1024,
             journal=sum(sizes.values()) / MIB, log=sizes.get(".journal", 0) / MIB, side=sizes.get(".side", 0) / MIB,
-            snapshot=sizes.get(".snapshot", 0) / MIB, fds=len(list((process / "fd").iterdir())), threads=memory["Threads"],
+            snapshot=sizes.get("snapshot", 0) / MIB, fds=len(list((process / "fd").iterdir())), threads=memory["Threads"],
             sessions=status["active_sessions"], instances=status["worker_liveness"]["tracked_instances"],
             handouts=storage["l1_manager"]["open_hand_outs"], locked=storage["l1_manager"]["read_locked_count"],
             staged=storage["l1_manager"]["staging_object_count"], held=storage["held_back"]["bytes"] / 1024,

@@ -37,6 +37,7 @@ export interface JournalParts {
   readonly log: Omit<RecoveredLog, "snapshot">;
   /** Position of the snapshot that the log begins after, null for none; its bytes are the recovery's alone. */
   readonly snapshotPosition: number | null;
+  readonly snapshotBytes: number;
   readonly side: RecoveredSide;
   readonly lastPosition: number;
   readonly fsync: FsyncPolicy;
@@ -59,6 +60,7 @@ export class FileJournal implements Journal {
   private syncCause: CacheError | null = null;
   private retry: NodeJS.Timeout | null = null;
   private snapshotPosition: number | null;
+  private snapshotLength: number;
   private sinceSnapshot: number;
   private lastSnapshotError: string | null;
   private folding: RunningFold | null = null;
@@ -70,6 +72,7 @@ export class FileJournal implements Journal {
     this.id = id;
     this.parts = parts;
     this.snapshotPosition = parts.snapshotPosition;
+    this.snapshotLength = parts.snapshotBytes;
     this.lastSnapshotError = parts.log.snapshotNote;
     this.sinceSnapshot = parts.log.segments.reduce((sum, one) => sum + one.bytes - HEADER_BYTES, 0);
     this.durability = new Durability({
@@ -109,6 +112,10 @@ export class FileJournal implements Journal {
 
   get bytesSinceSnapshot(): number {
     return this.sinceSnapshot;
+  }
+
+  get snapshotBytes(): number {
+    return this.snapshotLength;
   }
 
   get health(): JournalHealth {
@@ -318,9 +325,20 @@ export class FileJournal implements Journal {
       this.folding = null;
     }
     this.snapshotPosition = position;
+    this.snapshotLength = this.lengthOf(snapshotName(position));
     this.sinceSnapshot -= covered;
     await this.removeCovered(position, previousPosition);
     return position;
+  }
+
+  private lengthOf(name: string): number {
+    const { files } = this.parts;
+    const handle = files.open(name, "read");
+    try {
+      return files.size(handle);
+    } finally {
+      files.close(handle);
+    }
   }
 
   private rotate(): number {

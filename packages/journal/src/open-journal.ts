@@ -124,6 +124,7 @@ export async function openJournalWith(
       lock,
       log: withoutSnapshot,
       snapshotPosition: snapshot?.position ?? null,
+      snapshotBytes: snapshot?.bytes.length ?? 0,
       side,
       lastPosition,
       fsync,

@@ -114,6 +114,8 @@ export interface Journal {
   snapshot(source: SnapshotSource): Promise<{ position: bigint }>;
   /** Bytes appended since the last snapshot: the caller decides when to make the next. */
   readonly bytesSinceSnapshot: number;
+  /** Bytes of the last snapshot, 0 if there is none: what reading it costs at the next start. */
+  readonly snapshotBytes: number;
   /** Records of their own files that the log only refers to: see {@link SideLog}. */
   readonly side: SideLog;
   status(): JournalStatus;

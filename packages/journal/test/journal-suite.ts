@@ -59,6 +59,7 @@ export function journalSuite(
           lastSnapshotError: null,
         });
         expect(journal.bytesSinceSnapshot).toBe(0);
+        expect(journal.snapshotBytes).toBeGreaterThan(0);
       }
       expect(await journal.snapshot({ module: FOLD })).toEqual({ position: 40n });
       await journal.close();

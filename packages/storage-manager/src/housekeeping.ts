@@ -4,6 +4,8 @@ import type { Core } from "./core.ts";
 /** Token records copied in one turn. */
 const COPY_SLICE = 256;
 const ROWS_SLICE = 4_096;
+/** No snapshot is worth a worker's start for less journal than this. */
+const SNAPSHOT_AFTER_BYTES_MIN = 4 * 1024 * 1024;
 /** Built code: workers do not read TypeScript. The path is right from `src` and from `dist`. */
 const FOLD_MODULE = new URL("../dist/fold-snapshot.js", import.meta.url);
 
@@ -19,10 +21,20 @@ export class Housekeeping {
 
   tick(): void {
     if (this.#busy !== null || this.#stopped || !this.#core.healthy) return;
-    const { journal, options } = this.#core;
-    if (journal.bytesSinceSnapshot >= options.snapshotBytes) this.#begin(this.#snapshot());
+    const { journal } = this.#core;
+    if (journal.bytesSinceSnapshot >= this.#snapshotAfterBytes()) this.#begin(this.#snapshot());
     else if (journal.side.candidate() !== null)
       this.#begin(this.#compact(journal.side.candidate() as number));
+  }
+
+  /**
+   * A start reads the snapshot and folds what follows: a byte of journal costs it some five times a byte of snapshot,
+   * so that the journal may grow to half of the snapshot's size before the time of a start suffers.
+   */
+  #snapshotAfterBytes(): number {
+    const { journal, options } = this.#core;
+    const half = Math.max(SNAPSHOT_AFTER_BYTES_MIN, journal.snapshotBytes / 2);
+    return Math.min(options.snapshotBytes, half);
   }
 
   #begin(work: Promise<void>): void {

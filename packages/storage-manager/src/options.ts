@@ -57,7 +57,7 @@ export interface StorageManagerOptions {
   readonly adoptAgeMs: number;
   /** Objects that listings may add to the account of one adapter. */
   readonly adoptedKeysMax: number;
-  /** A snapshot is made after this many journal bytes. */
+  /** A snapshot is made after this many journal bytes at the latest; earlier where the state is small. */
   readonly snapshotBytes: number;
 }
 

@@ -47,7 +47,8 @@ export class MapperCensus {
 
   /** A scan has found processes; `transfers` were open and `instances` had their mapping before it began. */
   counted(scan: MapperScan, transfers: ReadonlySet<number>, instances: readonly bigint[]): void {
-    if (this.#count !== null || scan.kind !== "mapped" || scan.unreadable > 0) return;
+    // Of processes that cannot be read nothing can be seen: there, too, the grace period decides.
+    if (this.#count !== null || scan.kind !== "mapped") return;
     this.#count = { atMs: this.#core.now(), mappings: scan.mappings, instances, transfers };
   }
 

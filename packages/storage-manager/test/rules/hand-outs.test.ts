@@ -136,7 +136,6 @@ describe("a hand-out for writing", () => {
     it.each([
       ["a process that no living instance accounts for", { pids: [21, 22], mappings: 2, unreadable: 0 }],
       ["one that shares its process with the living", { pids: [22], mappings: 2, unreadable: 0 }],
-      ["one that cannot be read", { pids: [22], mappings: 1, unreadable: 1 }],
     ])("is held back while there is %s", async (_, mappers) => {
       engine.mappers = { kind: "mapped", ...mappers };
       await livingStores();
@@ -144,6 +143,15 @@ describe("a hand-out for writing", () => {
       engine.stage(1n, one.range());
       await othersLive(2_000);
       expect(endings()).toEqual(["held: silent"]);
+    });
+
+    it("ends though processes cannot be read: where nothing can be seen the grace period decides", async () => {
+      engine.mappers = { kind: "mapped", pids: [22], mappings: 1, unreadable: 1 };
+      await livingStores();
+      engine.ping(1n);
+      engine.stage(1n, one.range());
+      await othersLive(630);
+      expect(endings()).toEqual(["held: silent", "its process is gone"]);
     });
 
     it("is held back though newcomers come and go: they do not account for the process that hangs", async () => {

@@ -30,6 +30,10 @@ export class BreakableJournal implements Journal {
     return this.#inner.position;
   }
 
+  get snapshotBytes(): number {
+    return this.#inner.snapshotBytes;
+  }
+
   get bytesSinceSnapshot(): number {
     return this.#inner.bytesSinceSnapshot;
   }
