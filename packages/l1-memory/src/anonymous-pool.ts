@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { CacheError, type L1MemoryDesc, messageOf } from "@cache/contracts";
-import { kernelCalls, VIEW_BYTES_MAX } from "@cache/libc";
+import { bulkCopy, kernelCalls, VIEW_BYTES_MAX } from "@cache/libc";
 import { PoolViews } from "./pool-views.ts";
 import type { L1Pool, L1PoolOptions, MapperScan, PoolAccess, PoolIdentity, PoolRefusal } from "./types.ts";
 
@@ -54,7 +54,7 @@ export class AnonymousPool implements L1Pool {
   constructor(options: L1PoolOptions) {
     const { sizeBytes, alignBytes, useKoffi = true } = options;
     const { address, buffers } = allocateMemory(sizeBytes, useKoffi);
-    this.#views = new PoolViews(buffers, VIEW_BYTES_MAX);
+    this.#views = new PoolViews(buffers, VIEW_BYTES_MAX, bulkCopy({ useKoffi }));
     const poolId = randomBytes(16).toString("hex");
     // Never compared: a boot id that no machine has keeps it from ever agreeing.
     const bootId = "0".repeat(32);
@@ -79,11 +79,11 @@ export class AnonymousPool implements L1Pool {
   }
 
   async read(offset: number, into: Uint8Array): Promise<void> {
-    this.#views.read(offset, into);
+    await this.#views.read(offset, into);
   }
 
   async write(offset: number, from: Uint8Array): Promise<void> {
-    this.#views.write(offset, from);
+    await this.#views.write(offset, from);
   }
 
   /** Nothing re-attaches this memory: there is nowhere to store a position or a mark. */

@@ -1,4 +1,5 @@
 import type { L1View } from "@cache/contracts";
+import type { BulkCopy } from "@cache/libc";
 
 /** Throws unless `[offset, offset + length)` lies in L1. */
 export function assertInside(offset: number, length: number, sizeBytes: number): void {
@@ -13,8 +14,10 @@ export class PoolViews {
   readonly #buffers: readonly Buffer[];
   readonly #viewBytes: number;
   readonly #sizeBytes: number;
+  readonly #copy: BulkCopy;
 
-  constructor(buffers: readonly Buffer[], viewBytes: number) {
+  constructor(buffers: readonly Buffer[], viewBytes: number, copy: BulkCopy) {
+    this.#copy = copy;
     this.#buffers = buffers;
     this.#viewBytes = viewBytes;
     this.#sizeBytes = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
@@ -37,20 +40,24 @@ export class PoolViews {
     return buffer.subarray(start, start + length);
   }
 
-  read(offset: number, into: Uint8Array): void {
-    this.#eachPart(offset, into, (part, bytes) => bytes.set(part));
+  async read(offset: number, into: Uint8Array): Promise<void> {
+    await this.#eachPart(offset, into, (part, bytes) => this.#copy(bytes, part));
   }
 
-  write(offset: number, from: Uint8Array): void {
-    this.#eachPart(offset, from, (part, bytes) => part.set(bytes));
+  async write(offset: number, from: Uint8Array): Promise<void> {
+    await this.#eachPart(offset, from, (part, bytes) => this.#copy(part, bytes));
   }
 
-  #eachPart(offset: number, bytes: Uint8Array, copy: (part: Buffer, bytes: Uint8Array) => void): void {
+  async #eachPart(
+    offset: number,
+    bytes: Uint8Array,
+    copy: (part: Buffer, bytes: Uint8Array) => Promise<void>,
+  ): Promise<void> {
     assertInside(offset, bytes.length, this.#sizeBytes);
     for (let done = 0; done < bytes.length; ) {
       const at = offset + done;
       const length = Math.min(bytes.length - done, this.#viewBytes - (at % this.#viewBytes));
-      copy(this.view(at, length), bytes.subarray(done, done + length));
+      await copy(this.view(at, length), bytes.subarray(done, done + length));
       done += length;
     }
   }

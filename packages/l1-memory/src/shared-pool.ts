@@ -2,7 +2,7 @@ import { closeSync, fstatSync, read, statfsSync, unlinkSync, write, writeSync } 
 import { basename } from "node:path";
 import { promisify } from "node:util";
 import type { L1MemoryDesc } from "@cache/contracts";
-import { kernelCalls, type KernelCalls, VIEW_BYTES_MAX } from "@cache/libc";
+import { bulkCopy, kernelCalls, type KernelCalls, VIEW_BYTES_MAX } from "@cache/libc";
 import { scanMappers } from "./mapper-scan.ts";
 import { leadsTo, openForMapping, type PoolFile } from "./pool-file.ts";
 import { assertInside, PoolViews } from "./pool-views.ts";
@@ -34,7 +34,7 @@ function mapPool(calls: KernelCalls, file: PoolFile, sizeBytes: number): Mapping
     }
     const trailer = calls.view(address + BigInt(sizeBytes), TRAILER_BYTES);
     const cells = new BigUint64Array(trailer.buffer, trailer.byteOffset, TRAILER_BYTES / 8);
-    return { address, views: new PoolViews(buffers, VIEW_BYTES_MAX), cells };
+    return { address, views: new PoolViews(buffers, VIEW_BYTES_MAX, bulkCopy()), cells };
   } finally {
     closeSync(fd);
   }

@@ -1,3 +1,4 @@
+export { type BulkCopy, bulkCopy } from "./bulk-copy.ts";
 export { fallocateByCommand } from "./fallocate-command.ts";
 export {
   acquireFileLock,

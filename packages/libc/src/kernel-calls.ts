@@ -17,6 +17,8 @@ export interface KernelCalls {
   mapAnonymous(length: number): bigint;
   /** A Buffer over foreign memory, without a copy; at most 4 GiB (Node 20 aborts beyond). */
   view(address: bigint, length: number): Buffer;
+  /** `memcpy` on another thread. Neither range may be freed or changed before it settles. `to` must be as long as `from`. */
+  copy(to: Uint8Array, from: Uint8Array): Promise<void>;
   /** `flock(fd, LOCK_EX | LOCK_NB)`; false if another holds it. */
   tryFlock(fd: number): boolean;
 }
@@ -72,6 +74,7 @@ function bindKernelCalls(koffi: Koffi): KernelCalls {
     "void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)",
   );
 
+  const memcpy = lazily(lib, "void *memcpy(void *to, const void *from, size_t length)");
   const fallocateOnce = (fd: number, offset: number, length: number): Promise<number> =>
     new Promise((resolve, reject) => {
       fallocate().async(fd, offset, length, (error: Error | null, result: number) => {
@@ -106,6 +109,18 @@ function bindKernelCalls(koffi: Koffi): KernelCalls {
     },
     mapShared: (fd, length) => map(length, MAP_SHARED, fd),
     mapAnonymous: (length) => map(length, MAP_PRIVATE | MAP_ANONYMOUS, -1),
+    async copy(to, from) {
+      if (to.length !== from.length) {
+        throw new RangeError(`${from.length} bytes are not copied into ${to.length}`);
+      }
+      if (from.length === 0) return;
+      await new Promise<void>((resolve, reject) => {
+        memcpy().async(to, from, from.length, (error: Error | null) => {
+          if (error) reject(error);
+          else resolve();
+        });
+      });
+    },
     view(address, length) {
       assertLength(length, "view");
       if (length > VIEW_BYTES_MAX) {

@@ -2,6 +2,8 @@ import { isCacheError, messageOf } from "@cache/contracts";
 import type { Answer, Answered, LmcacheHandlers, PrepareRetrieveAnswer } from "./handlers.ts";
 import type { ServedName } from "./operations.ts";
 import {
+  type BytesCopy,
+  encodeInlineReply,
   encodePrepareRetrieveReply,
   encodePrepareStoreReply,
   encodeRefusal,
@@ -45,35 +47,36 @@ function settle<T>(
   return outcomeOf(answered, encode);
 }
 
-async function laterRetrieveOutcome(answered: Answered<PrepareRetrieveAnswer>): Promise<Outcome> {
-  return retrieveOutcome(await answered);
+type Retrieved = Awaited<Answered<PrepareRetrieveAnswer>>;
+
+async function laterRetrieveOutcome(answered: Promise<Retrieved>, copy: BytesCopy): Promise<Outcome> {
+  return retrieveOutcome(await answered, copy);
 }
 
-/** The objects of an inline answer stay pinned until they are copied into the frame, or given up. */
-function retrieveOutcome(answered: Awaited<Answered<PrepareRetrieveAnswer>>): Outcome {
+function retrieveOutcome(answered: Retrieved, copy: BytesCopy): Outcome | Promise<Outcome> {
   const answer = isAnswer(answered) ? answered.value : answered;
-  const takeBack = isAnswer(answered) ? answered.takeBack : undefined;
-  let pinned = answer.kind === "inline";
-  const release = (): void => {
-    if (pinned && answer.kind === "inline") answer.release();
-    pinned = false;
-  };
-  return {
-    encode: () => {
-      try {
-        return encodePrepareRetrieveReply(answer);
-      } finally {
-        release();
-      }
-    },
-    takeBack: () => {
-      release();
-      takeBack?.();
-    },
-  };
+  if (answer.kind === "inline") return inlineOutcome(answer, answered, copy);
+  return outcomeOf(answered as Exclude<Retrieved, { kind: "inline" }>, () =>
+    encodePrepareRetrieveReply(answer),
+  );
 }
 
-function invoke(call: Call, handlers: LmcacheHandlers): Outcome | Promise<Outcome> {
+/** The objects of an inline answer stay pinned until they are copied into the frame. */
+async function inlineOutcome(
+  answer: Extract<PrepareRetrieveAnswer, { kind: "inline" }>,
+  answered: Retrieved,
+  copy: BytesCopy,
+): Promise<Outcome> {
+  let frame: Buffer | undefined;
+  try {
+    frame = await encodeInlineReply(answer.objects, copy);
+  } finally {
+    answer.release();
+  }
+  return outcomeOf(answered, () => frame);
+}
+
+function invoke(call: Call, handlers: LmcacheHandlers, copy: BytesCopy): Outcome | Promise<Outcome> {
   switch (call.op) {
     case "get_chunk_size": {
       const chunkSize = handlers.getChunkSize();
@@ -112,7 +115,9 @@ function invoke(call: Call, handlers: LmcacheHandlers): Outcome | Promise<Outcom
     case "prepare_retrieve": {
       handlers.noteSignOfLife(call.instanceId);
       const answered = handlers.prepareRetrieve(call.range, call.instanceId);
-      return answered instanceof Promise ? laterRetrieveOutcome(answered) : retrieveOutcome(answered);
+      return answered instanceof Promise
+        ? laterRetrieveOutcome(answered, copy)
+        : retrieveOutcome(answered, copy);
     }
     case "commit_retrieve":
       handlers.noteSignOfLife(call.instanceId);
@@ -147,6 +152,7 @@ export function textOutcome(text: string): Outcome {
 export function callHandler(
   call: Call,
   handlers: LmcacheHandlers,
+  copy: BytesCopy,
   failed: (error: unknown) => void,
 ): Outcome | Promise<Outcome> {
   const refuse = (error: unknown): Outcome => {
@@ -154,7 +160,7 @@ export function callHandler(
     return refusalOutcome(call.op, error);
   };
   try {
-    const outcome = invoke(call, handlers);
+    const outcome = invoke(call, handlers, copy);
     return outcome instanceof Promise ? outcome.catch(refuse) : outcome;
   } catch (error) {
     return refuse(error);

@@ -11,7 +11,7 @@ import {
   refusalText,
   type ServedName,
 } from "./operations.ts";
-import { encodeRefusedTransfer } from "./replies.ts";
+import { type BytesCopy, encodeRefusedTransfer } from "./replies.ts";
 import {
   type Call,
   checkPayload,
@@ -45,11 +45,14 @@ export interface ReadyReply extends ReplyAddress {
 export interface DispatcherOptions {
   readonly handlers: LmcacheHandlers;
   readonly context: DecodeContext;
+  readonly copy: BytesCopy;
   readonly counters: WireCounters;
   readonly streams: KvEventStreams;
   readonly log: AdapterLog;
   /** Bytes of decoded requests that wait for their answer. */
   readonly inFlightBytesMax: number;
+  /** Bytes of all payload frames of one message: libzmq bounds each frame, not their sum. */
+  readonly messageBytesMax: number;
   /** Requests that wait for their answer. */
   readonly inFlightCallsMax: number;
   /** An answer came outside of a turn's handling: a turn is wanted. */
@@ -107,6 +110,13 @@ export class Dispatcher {
       return;
     }
     const address = { identity, uid, opFrame };
+    const bytes = byteLengthOf(payload);
+    if (bytes > this.#options.messageBytesMax) {
+      counters.oversized += 1;
+      const text = `the message has ${bytes} bytes in ${payload.length} frames; at most ${this.#options.messageBytesMax} are taken`;
+      this.#refuse(address, undefined, textOutcome(text), "LIMIT_REACHED");
+      return;
+    }
     const operation = readOperation(opFrame);
     counters.requests.add(operation === undefined ? "unknown" : operation.name);
     if (operation === undefined) {
@@ -227,9 +237,9 @@ export class Dispatcher {
   }
 
   #invoke(call: Call): Outcome | Promise<Outcome> {
-    const { handlers, counters, context } = this.#options;
+    const { handlers, counters, context, copy } = this.#options;
     if (call.op === "end_session") context.sessions.end(call.requestId);
-    return callHandler(call, handlers, (error) => {
+    return callHandler(call, handlers, copy, (error) => {
       counters.refusals.add(reasonOf(error));
       this.#textOf(error, call.op);
     });
@@ -256,7 +266,13 @@ function rangeOf(call: Call): WireChunkRange | undefined {
 function heldBytes(call: Call, payload: readonly Buffer[]): number {
   const hashes = rangeOf(call)?.hashes.length ?? 0;
   if (call.op !== "commit_store" || call.inline === null) return hashes;
-  return hashes + payload.reduce((sum, frame) => sum + frame.length, 0);
+  return hashes + byteLengthOf(payload);
+}
+
+function byteLengthOf(frames: readonly Buffer[]): number {
+  let sum = 0;
+  for (const frame of frames) sum += frame.length;
+  return sum;
 }
 
 function reasonOf(error: unknown): string {

@@ -64,7 +64,7 @@ export interface InlineObject {
 export type PrepareRetrieveAnswer =
   | { readonly kind: "miss" }
   | { readonly kind: "slots"; readonly slots: readonly SlotDesc[] }
-  /** The server makes the pickle. `bytes` may be views of the pool: `release` is called once they are copied. */
+  /** The server makes the pickle, on other threads perhaps. `bytes` may be views of the pool: `release` is called once they are copied. */
   | { readonly kind: "inline"; readonly objects: readonly InlineObject[]; readonly release: () => void };
 
 /**

@@ -14,6 +14,7 @@ export type {
   PrepareStoreAnswer,
   SlotDesc,
 } from "./handlers.ts";
+export type { BytesCopy } from "./replies.ts";
 export type { RpcLimits, RpcServer, RpcServerOptions, RpcServerStatus } from "./server.ts";
 export { startRpcServer } from "./start.ts";
 export { CHUNK_HASH_BYTES, chunkHashes, TokenHasher } from "./token-hasher.ts";

@@ -43,6 +43,9 @@ export class Outgoing {
   readonly #limits: OutgoingLimits;
   readonly #log: AdapterLog;
   readonly #waiting = new Map<string, Waiting[]>();
+  /** Clients of which one reply is being handed to the socket, with the replies that came since. */
+  readonly #attempting = new Map<string, OutgoingReply[]>();
+  #closed = false;
   #waitingCount = 0;
   #waitingBytes = 0;
   #timer: NodeJS.Timeout | undefined;
@@ -58,30 +61,48 @@ export class Outgoing {
     return this.#waitingCount;
   }
 
-  /** Sends, or queues, or calls `unsendable`. */
+  /** Sends, or queues, or calls `unsendable`. Replies of one client leave in the order of these calls. */
   async send(reply: OutgoingReply): Promise<void> {
+    if (this.#closed) {
+      this.#giveUp(reply, "closed");
+      return;
+    }
     const client = (reply.frames[0] as Buffer).toString("latin1");
     const queue = this.#waiting.get(client);
     if (queue !== undefined) {
       this.#enqueue(client, queue, reply);
       return;
     }
-    const code = await this.#attempt(reply);
-    if (code === undefined) return;
-    if (code !== "EAGAIN") {
-      this.#giveUp(reply, code);
+    // How an attempt ended is known a moment later: what comes for the same client until then stands behind it.
+    const before = this.#attempting.get(client);
+    if (before !== undefined) {
+      before.push(reply);
       return;
     }
-    this.#enqueue(client, this.#waiting.get(client) ?? [], reply);
+    const following: OutgoingReply[] = [];
+    this.#attempting.set(client, following);
+    let next: OutgoingReply | undefined = reply;
+    let code: string | undefined;
+    while (next !== undefined && code !== "EAGAIN") {
+      code = await this.#attempt(next);
+      if (code === "EAGAIN") break;
+      if (code !== undefined) this.#giveUp(next, code);
+      next = following.shift();
+    }
+    this.#attempting.delete(client);
+    if (next === undefined) return;
+    for (const late of [next, ...following]) this.#enqueue(client, this.#waiting.get(client) ?? [], late);
   }
 
   /** Gives up all that waits. */
   close(): void {
+    this.#closed = true;
     clearTimeout(this.#timer);
-    for (const queue of this.#waiting.values()) for (const reply of queue) this.#giveUp(reply, "closed");
+    const waiting = [...this.#waiting.values()].flat();
     this.#waiting.clear();
     this.#waitingCount = 0;
     this.#waitingBytes = 0;
+    for (const reply of waiting) this.#giveUp(reply, "closed");
   }
 
   /** Undefined if it was sent, else the error's code. */
@@ -102,6 +123,10 @@ export class Outgoing {
   #enqueue(client: string, queue: Waiting[], reply: OutgoingReply): void {
     const bytes = byteLengthOf(reply.frames);
     const { waitingMax, waitingBytesMax } = this.#limits;
+    if (this.#closed) {
+      this.#giveUp(reply, "closed");
+      return;
+    }
     if (this.#waitingCount >= waitingMax || this.#waitingBytes + bytes > waitingBytesMax) {
       this.#giveUp(reply, "too many replies wait");
       return;
@@ -117,9 +142,13 @@ export class Outgoing {
     for (const [client, queue] of [...this.#waiting]) {
       for (let reply = queue[0]; reply !== undefined; reply = queue[0]) {
         const code = await this.#attempt(reply);
+        if (this.#closed) {
+          // It was given up already, with all that waited.
+          return;
+        }
         const late = performance.now() - reply.since > this.#limits.timeoutMs;
         if (code === "EAGAIN" && !late) break;
-        if (queue.shift() === undefined) break;
+        queue.shift();
         this.#waitingCount -= 1;
         this.#waitingBytes -= reply.bytes;
         if (code !== undefined) this.#giveUp(reply, code);

@@ -42,26 +42,57 @@ const str = (text: string): Buffer => Buffer.concat([Buffer.from([0xa0 | text.le
 const INLINE_HEAD = Buffer.concat([Buffer.from([0x83]), str("success"), Buffer.from([0xc3]), str("data")]);
 const INLINE_TAIL = Buffer.concat([str("context"), Buffer.from([0x80])]);
 
-/** The inline reply in one buffer: object bytes are copied once, from where they lie into the frame. */
-function encodeInlineReply(objects: Extract<PrepareRetrieveAnswer, { kind: "inline" }>["objects"]): Buffer {
+/** Copies `from` into `to`, of equal length. Neither changes before it settles. */
+export type BytesCopy = (to: Uint8Array, from: Uint8Array) => Promise<void>;
+
+/** Parts that are copied at once, in bytes: what stands between the objects. */
+const SMALL_PART = 4096;
+/** Objects copied at a time. */
+const COPY_LANES = 2;
+/** A part and where it goes. */
+type Placed = readonly [at: number, part: Uint8Array];
+
+/**
+ * The inline reply of `prepare_retrieve` in one buffer: object bytes are copied once, from where they lie into the
+ * frame. Settles when no object is read any more. Does not call `release`.
+ */
+export async function encodeInlineReply(
+  objects: Extract<PrepareRetrieveAnswer, { kind: "inline" }>["objects"],
+  copy: BytesCopy,
+): Promise<Buffer> {
   const { parts, byteLength } = writeTensorList(objects);
   const head = INLINE_HEAD.length;
   const frame = Buffer.allocUnsafeSlow(head + 5 + byteLength + INLINE_TAIL.length);
+  const small: Placed[] = [];
+  const large: Placed[] = [];
+  let at = head + 5;
+  for (const part of parts) {
+    (part.length <= SMALL_PART ? small : large).push([at, part]);
+    at += part.length;
+  }
+  let next = 0;
+  const lane = async (): Promise<void> => {
+    for (let placed = large[next++]; placed !== undefined; placed = large[next++]) {
+      const [to, part] = placed;
+      await copy(frame.subarray(to, to + part.length), part);
+    }
+  };
+  const lanes = await Promise.allSettled(Array.from({ length: COPY_LANES }, lane));
+  const failed = lanes.find((result) => result.status === "rejected");
+  if (failed !== undefined) throw failed.reason;
+  // Last: the first touch of new memory takes long, and the lanes did that on other threads.
   frame.set(INLINE_HEAD);
   frame[head] = 0xc6;
   frame.writeUInt32BE(byteLength, head + 1);
-  let at = head + 5;
-  for (const part of parts) {
-    frame.set(part, at);
-    at += part.length;
-  }
+  for (const [to, part] of small) frame.set(part, to);
   frame.set(INLINE_TAIL, at);
   return frame;
 }
 
-/** `{success, data, context}` of `prepare_retrieve`. Does not call `release`. */
-export function encodePrepareRetrieveReply(answer: PrepareRetrieveAnswer): Buffer {
-  if (answer.kind === "inline") return encodeInlineReply(answer.objects);
+/** `{success, data, context}` of `prepare_retrieve`, but for inline answers. */
+export function encodePrepareRetrieveReply(
+  answer: Exclude<PrepareRetrieveAnswer, { kind: "inline" }>,
+): Buffer {
   if (answer.kind === "miss") return pack({ success: false, data: Buffer.alloc(0), context: {} });
   return pack({ success: true, data: Buffer.alloc(0), context: { slots: answer.slots.map(wireSlot) } });
 }

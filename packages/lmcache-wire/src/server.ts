@@ -10,6 +10,7 @@ import { HashSessions } from "./hash-sessions.ts";
 import { KvEventStreams } from "./kv-event-streams.ts";
 import { TOKENS_MAX_DEFAULT, TokenBuffer } from "./key-reader.ts";
 import { Outgoing } from "./outgoing.ts";
+import type { BytesCopy } from "./replies.ts";
 import { RecentTokens } from "./recent-tokens.ts";
 import { TokenHasher } from "./token-hasher.ts";
 import { TurnCommitter } from "./turns.ts";
@@ -54,6 +55,8 @@ export interface RpcServerOptions {
   /** Bytes of L1. */
   readonly poolSizeBytes: number;
   readonly limits?: RpcLimits | undefined;
+  /** How objects get into inline replies. The default copies on the event loop, a slice at a time. */
+  readonly copy?: BytesCopy | undefined;
   readonly log: AdapterLog;
 }
 
@@ -101,6 +104,15 @@ const TURN_MS = 2;
 const TURNS_UNDER_WAY_MAX = 256;
 /** How long libzmq goes on sending after the close, in milliseconds. */
 const LINGER_MS = 1000;
+
+/** Bytes copied before the event loop turns to something else. */
+const SLICE = 4 * 2 ** 20;
+async function copyInSlices(to: Uint8Array, from: Uint8Array): Promise<void> {
+  for (let at = 0; at < from.length; at += SLICE) {
+    to.set(from.subarray(at, at + SLICE), at);
+    await nextTurn();
+  }
+}
 
 class Server implements RpcServer {
   readonly address: string;
@@ -151,9 +163,11 @@ class Server implements RpcServer {
     this.#dispatcher = new Dispatcher({
       handlers,
       counters,
+      copy: options.copy ?? copyInSlices,
       streams: this.#streams,
       log,
       context: { chunkSize, tokens: new TokenBuffer(), sessions, recent: new RecentTokens(), tokensMax },
+      messageBytesMax: maxMessageSize,
       inFlightBytesMax: limits.inFlightBytesMax ?? 256 * 2 ** 20,
       inFlightCallsMax: limits.inFlightCallsMax ?? 4096,
       onLateReply: () => this.#scheduleTurn(),

@@ -2,6 +2,7 @@ import { mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type AdapterLog, CacheError, hasCode, type L1MemoryDesc } from "@cache/contracts";
 import { type Journal, openJournal } from "@cache/journal";
+import { bulkCopy } from "@cache/libc";
 import { type L1Pool, openL1Pool } from "@cache/l1-memory";
 import { type RpcServer, startRpcServer } from "@cache/lmcache-wire";
 import {
@@ -90,6 +91,7 @@ async function compose(
       chunkSize: config.chunkSize,
       poolSizeBytes: config.l1.sizeBytes,
       limits: { sessionsMax: config.rpc.sessionsMax, sessionTtlSeconds: config.rpc.sessionTtlMs / 1_000 },
+      copy: bulkCopy(),
       log: context.log,
     });
     const view = engineView({ config, context, manager, rpc, counters });

@@ -29,6 +29,9 @@ export interface InlineChunk {
   readonly dtype: string;
 }
 
+/** Inline objects that are copied at a time. */
+const COPY_LANES = 2;
+
 interface Waiter {
   readonly request: ChunkRequest;
   readonly instance: bigint;
@@ -386,10 +389,17 @@ export class Writes {
     }
     for (const offset of offsets) space.pin(offset);
     try {
-      for (const [i, offset] of offsets.entries()) {
-        const object = objects[(chunks[i] as number) - request.firstChunk] as InlineChunk;
-        await pool.write(offset, object.bytes);
-      }
+      let next = 0;
+      const lane = async (): Promise<void> => {
+        for (let i = next++; i < offsets.length; i = next++) {
+          const object = objects[(chunks[i] as number) - request.firstChunk] as InlineChunk;
+          await pool.write(offsets[i] as number, object.bytes);
+        }
+      };
+      // All lanes end before the pins do, also if one fails.
+      const lanes = await Promise.allSettled(Array.from({ length: COPY_LANES }, lane));
+      const failed = lanes.find((result) => result.status === "rejected");
+      if (failed !== undefined) throw failed.reason;
       const open = state.transfers.get(transfer.number);
       if (open !== transfer) return false;
       this.#finish(request, transfer, []);

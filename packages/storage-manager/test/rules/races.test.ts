@@ -110,11 +110,11 @@ describe("an inline store whose bytes are still being written", () => {
       shape: BFLOAT16.shape,
       dtype: BFLOAT16.dtype,
     }));
-    let go = (): void => {};
+    const held: (() => void)[] = [];
     const write = engine.pool.write.bind(engine.pool);
     engine.pool.write = async (offset, from) => {
       await new Promise<void>((resolve) => {
-        go = resolve;
+        held.push(resolve);
       });
       await write(offset, from);
     };
@@ -122,7 +122,7 @@ describe("an inline store whose bytes are still being written", () => {
     expect(engine.commitStore(1n, chat.range())).toBe(false);
     expect(engine.state.l1.residentCount).toBe(0);
     for (let i = 0; i < 3; i++) {
-      go();
+      held.shift()?.();
       await engine.settle();
     }
     expect(await stored).toBe(true);
