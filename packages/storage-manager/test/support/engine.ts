@@ -34,6 +34,8 @@ export interface EngineOptions {
   /** A directory for journal and pool, to start again on; default: memory that nothing survives. */
   readonly disk?: string;
   readonly journal?: Partial<JournalOptions>;
+  /** In place of the real one, e.g. on files whose calls fail. */
+  readonly openJournal?: typeof openJournal;
   /** The journal looks as if a snapshot had been made after so many of its records. */
   readonly snapshotAfter?: number;
 }
@@ -100,7 +102,7 @@ function withSnapshot(recovery: JournalRecovery, after: number): JournalRecovery
 /** Starts the real storage manager on a manual clock. Stopped by itself when the test ends. */
 export async function startEngine(setup: EngineOptions = {}): Promise<TestEngine> {
   const directory = setup.disk === undefined ? null : join(setup.disk, "journal");
-  const opened = await openJournal({ directory, fsync: "none", ...setup.journal });
+  const opened = await (setup.openJournal ?? openJournal)({ directory, fsync: "none", ...setup.journal });
   const journal = new BreakableJournal(opened.journal);
   const clock = new ManualClock();
   let pool: L1Pool | null = null;
