@@ -22,6 +22,17 @@ import {
 } from "./requests.ts";
 import { quoted, violation } from "./violations.ts";
 
+/** Answered at once, or giving something back: refusing these would make a full server fuller, or look dead. */
+const NEVER_WAIT: ReadonlySet<ServedName> = new Set<ServedName>([
+  "ping",
+  "noop",
+  "get_chunk_size",
+  "get_experimental",
+  "query_prefetch_status",
+  "commit_retrieve",
+  "free_lookup_locks",
+  "end_session",
+]);
 /** Most frames of one message: identity, uid, operation and seven arguments; more only to be refused. */
 const FRAMES_MAX = 16;
 /** Estimate of what a waiting call costs besides its hashes and frames, in bytes. */
@@ -186,7 +197,7 @@ export class Dispatcher {
       return;
     }
     const bytes = CALL_BYTES + heldBytes(call, payload);
-    if (this.#isFull(bytes)) {
+    if (!NEVER_WAIT.has(op) && this.#isFull(bytes)) {
       const limit = new CacheError(
         "LIMIT_REACHED",
         `${this.#inFlightCalls} calls with ${this.#inFlightBytes} bytes wait for their answers already; try again`,

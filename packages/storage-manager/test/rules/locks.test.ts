@@ -130,5 +130,6 @@ describe("a session", () => {
     for (const requestId of ["a", "b", "c"])
       small.turn((manager) => manager.lookups.lookup(chat.lookup({ requestId })));
     expect(["a", "b", "c"].map((requestId) => small.query(requestId))).toEqual([0, 3, 3]);
+    expect(small.manager.status()).toMatchObject({ sessions: { open: 2, max: 2, ended_for_room: 1 } });
   });
 });

@@ -153,6 +153,8 @@ describe("giving a read back late", () => {
     await engine.store(1n, chat.range());
     await engine.lookup(chat.lookup({ readers: 2 }));
     engine.turn((manager) => manager.clients.noteInline(1n));
+    engine.turn((manager) => manager.clients.noteInline(1n));
+    expect(engine.manager.clients.inlineDespitePool).toBe(1);
     const first = await engine.turn((manager) => manager.prepareRetrieve(chat.range(), 1n));
     if (first.kind !== "inline") throw new Error(first.kind);
     engine.unregister(1n);
