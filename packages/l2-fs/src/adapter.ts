@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
 import {
   type AdapterLog,
@@ -18,28 +19,42 @@ import {
   type SizedKey,
 } from "@cache/contracts";
 import { Capacity } from "./capacity.ts";
-import type { FsConfig } from "./config.ts";
-import { prepareDirectory, readHostToken } from "./directory.ts";
+import { type FsConfig, permissionBits } from "./config.ts";
+import { type PreparedDirectory, prepareDirectory, readHostToken } from "./directory.ts";
+import type { FileOutcome, FileSettings } from "./file-job.ts";
+import { FileJobs } from "./file-jobs.ts";
+import { FileThreads } from "./file-threads.ts";
 import { backendError, type FsPort, nodeFsPort } from "./fs-port.ts";
 import { KeyListing } from "./listing.ts";
 import { NameLocks } from "./name-locks.ts";
 import { encodeFileName, temporaryPrefix } from "./names.ts";
-import { ObjectFiles } from "./object-files.ts";
-import { ObjectIo } from "./object-io.ts";
-import { Operations, orAborted } from "./operations.ts";
+import { failureOf, type NamedObject, ObjectFiles } from "./object-files.ts";
+import { allSettled, Operations, orAborted } from "./operations.ts";
 import { DirectoryScan, openTokens } from "./scan.ts";
+import type { Stop } from "./stop.ts";
 
 /** What exists from `open` on. */
 interface Opened {
   readonly log: AdapterLog;
   readonly openToken: string;
+  /** Null if there are to be none. */
+  readonly threads: FileThreads | null;
+  readonly jobs: FileJobs;
   readonly files: ObjectFiles;
   readonly scan: DirectoryScan;
 }
 
-/** Makes the adapter on a directory. No I/O before `open`. `port` is for tests. */
+/**
+ * Makes the adapter on a directory. No I/O before `open`. `port` is for tests; with one there are no threads, which
+ * make their calls themselves.
+ */
 export function createFsAdapter(config: FsConfig, l1: L1MemoryDesc, port: FsPort = nodeFsPort): L2Adapter {
   return new FsAdapter(config, l1, port);
+}
+
+/** As many threads as cores, but two to four: one may wait for the disk, and more need memory for nothing. */
+function threadCount({ num_workers: configured }: FsConfig): number {
+  return configured ?? Math.min(4, Math.max(2, availableParallelism()));
 }
 
 /** One file an object in one directory, as LMCache's `fs` adapter writes them. */
@@ -101,8 +116,13 @@ class FsAdapter implements L2Adapter {
     const openToken = randomBytes(4).toString("hex");
     openTokens().add(openToken);
     const prefix = temporaryPrefix(id, { hostToken, pid: process.pid, openToken });
+    const settings = this.#settings(directory, prefix);
     const l1Address = this.#l1.ptr;
-    const io = new ObjectIo({ port, basePath, config, directory, temporaryPrefix: prefix, l1Address, log });
+    // Threads call the C library through what mapped L1: koffi.
+    const canHaveThreads = port === nodeFsPort && l1Address !== null && process.platform === "linux";
+    const count = canHaveThreads ? threadCount(config) : 0;
+    const threads = count === 0 ? null : new FileThreads({ settings, l1: this.#l1, count, log });
+    const jobs = new FileJobs({ port, settings, l1Address, threads, operations: this.#operations, log });
     const scan = new DirectoryScan({
       port,
       basePath,
@@ -113,11 +133,25 @@ class FsAdapter implements L2Adapter {
       intervalMs: config.scan_interval_seconds * 1000,
     });
     const shared = { capacity: this.#capacity, names: this.#names };
-    const files = new ObjectFiles({ port, basePath, device: directory.device, io, scan, ...shared });
-    this.#opened = { log, openToken, files, scan };
+    const files = new ObjectFiles({ port, basePath, device: directory.device, jobs, scan, ...shared });
+    this.#opened = { log, openToken, threads, jobs, files, scan };
     this.#operations.begin();
     this.#capacity.refreshFreeBytes();
     scan.start();
+  }
+
+  #settings({ temporaryPath, blockBytes }: PreparedDirectory, prefix: string): FileSettings {
+    const { file_mode, fsync, read_ahead_size, use_odirect } = this.#config;
+    return {
+      basePath: this.location,
+      temporaryPath,
+      temporaryPrefix: prefix,
+      fileMode: permissionBits(file_mode),
+      fsync,
+      readAheadBytes: read_ahead_size,
+      useDirect: use_odirect,
+      blockBytes,
+    };
   }
 
   close(): Promise<void> {
@@ -128,6 +162,7 @@ class FsAdapter implements L2Adapter {
   async #close(): Promise<void> {
     await this.#operations.end();
     if (this.#opened === null) return; // an attempt to open that is under way ends by itself
+    await this.#opened.threads?.close();
     await this.#opened.scan.stop();
     openTokens().delete(this.#opened.openToken);
     this.#names.clear();
@@ -156,15 +191,58 @@ class FsAdapter implements L2Adapter {
     }
   }
 
+  /**
+   * Does a job on the file of each key that can have one, and tells what became of it. What failed, in no order. The
+   * threads begin with the first names while the others are still being made.
+   */
+  async #forEachFile(
+    kind: "look" | "read",
+    requests: readonly SizedKey[],
+    objects: readonly MemoryObj[],
+    stop: Stop,
+    tell: (i: number, name: string, outcome: FileOutcome) => void,
+  ): Promise<CacheError[]> {
+    const { jobs } = this.#state();
+    const errors: CacheError[] = [];
+    const doRange = async ([begin, end]: [number, number]): Promise<void> => {
+      const positions: number[] = [];
+      const names: string[] = [];
+      for (let i = begin; i < end; i++) {
+        const name = this.#nameOrNull((requests[i] as SizedKey).key);
+        if (name === null) continue;
+        positions.push(i);
+        names.push(name);
+      }
+      const memory = kind === "look" ? [] : positions.map((i) => objects[i] as MemoryObj);
+      // Before the look, so that a delete in between finds the lock.
+      const locking = kind === "look" ? this.#names.lockAll(names) : null;
+      if (locking !== null) await locking;
+      const outcomes = await jobs.run(kind, names, memory, stop);
+      outcomes.forEach((outcome, at) => {
+        const name = names[at] as string;
+        const failure = failureOf(outcome);
+        if (failure !== null) {
+          const action = kind === "look" ? "look at" : "read";
+          const error = backendError(failure, action, join(this.location, name));
+          errors.push(this.#operations.countError(error));
+        }
+        tell(positions[at] as number, name, outcome);
+      });
+    };
+    const lengths = requests.map(({ byteLength }) => byteLength);
+    await allSettled(jobs.split(kind, lengths).map(doRange));
+    return errors;
+  }
+
   /** Does `work` for each key with its file name, null if it can have none. What failed, in no order. */
   async #forEachName(
     keys: readonly ObjectKey[],
-    signal: AbortSignal,
+    stop: Stop,
     action: string,
     work: (name: string | null, i: number) => Promise<void>,
   ): Promise<CacheError[]> {
     const errors: CacheError[] = [];
-    await this.#operations.forEach(keys.length, signal, async (i) => {
+    await this.#operations.forEach(keys.length, stop, async (i) => {
       const name = this.#nameOrNull(keys[i] as ObjectKey);
       try {
         await work(name, i);
@@ -199,27 +277,27 @@ class FsAdapter implements L2Adapter {
     const stored = new Bitmap(keys.length);
     const failed = new Map<number, CacheError>();
     let bytesTransferred = 0;
-    await this.#operations.run(signal, async () => {
+    await this.#operations.run(signal, async (stop) => {
       if (keys.length === 0) return;
       await this.#assertDirectory();
-      await this.#operations.forEach(keys.length, signal, async (i) => {
+      const fail = (i: number, error: unknown): void => {
+        const failure = backendError(error, "write an object to", this.location);
+        failed.set(i, this.#operations.countError(failure));
+      };
+      const positions = new Map<NamedObject, number>();
+      for (const [i, key] of keys.entries()) {
         try {
-          const key = keys[i];
-          const object = objects[i];
-          if (key === undefined || object === undefined) {
-            throw new CacheError(
-              "INVALID_ARGUMENT",
-              `store of ${keys.length} keys has ${objects.length} objects`,
-            );
-          }
-          const written = await this.#storeOne(key, object, signal);
-          bytesTransferred += written; // `+= await` would lose what others add meanwhile
-          stored.set(i);
-          this.#operations.countSuccess();
+          positions.set(this.#named(key, objects[i]), i);
         } catch (error) {
-          const failure = backendError(error, "write an object to", this.location);
-          failed.set(i, this.#operations.countError(failure));
+          fail(i, error);
         }
+      }
+      await this.#state().files.store([...positions.keys()], stop, (item, outcome) => {
+        const i = positions.get(item) as number;
+        if (typeof outcome !== "number") return fail(i, outcome);
+        bytesTransferred += outcome;
+        stored.set(i);
+        this.#operations.countSuccess();
       });
       for (let i = 0; i < keys.length; i++) {
         if (!stored.has(i) && !failed.has(i)) failed.set(i, this.#operations.aborted());
@@ -228,40 +306,25 @@ class FsAdapter implements L2Adapter {
     return { stored, failed, bytesTransferred };
   }
 
-  /** Bytes written: 0 if the object was there. */
-  async #storeOne(key: ObjectKey, object: MemoryObj, signal: AbortSignal): Promise<number> {
+  #named(key: ObjectKey, object: MemoryObj | undefined): NamedObject {
+    if (object === undefined) throw new CacheError("INVALID_ARGUMENT", "store has fewer objects than keys");
     const name = encodeFileName(key);
     const { byteLength } = object.bytes;
-    if (byteLength > this.capabilities.maxObjectBytes) {
-      const most = this.capabilities.maxObjectBytes;
-      throw new CacheError(
-        "INVALID_ARGUMENT",
-        `an object of ${byteLength} bytes is larger than ${most} bytes`,
-      );
-    }
-    const { files } = this.#state();
-    return files.store(name, key.cacheSalt, object, () => this.#operations.isStopped(signal));
+    const most = this.capabilities.maxObjectBytes;
+    if (byteLength <= most) return { name, cacheSalt: key.cacheSalt, object };
+    throw new CacheError("INVALID_ARGUMENT", `an object of ${byteLength} bytes is larger than ${most} bytes`);
   }
 
   async lookupAndLock(requests: readonly SizedKey[], signal: AbortSignal): Promise<Bitmap> {
     const found = new Bitmap(requests.length);
-    const keys = requests.map(({ key }) => key);
-    await this.#operations.run(signal, async () => {
-      const { files } = this.#state();
-      const errors = await this.#forEachName(keys, signal, "look at", async (name, i) => {
-        if (name === null) return;
-        await this.#names.whenUnchanging(name);
-        this.#names.lock(name); // before the look, so that a delete in between finds it
-        try {
-          const outcome = await files.look(name, (requests[i] as SizedKey).byteLength);
-          if (outcome === "whole") found.set(i);
-          else if (outcome === "other-length") this.#counts.length_mismatches++;
-        } finally {
-          if (!found.has(i)) this.#names.unlock(name);
-        }
+    await this.#operations.run(signal, async (stop) => {
+      const errors = await this.#forEachFile("look", requests, [], stop, (i, name, outcome) => {
+        if (outcome === (requests[i] as SizedKey).byteLength) return found.set(i);
+        this.#names.unlock(name);
+        if (typeof outcome === "number") this.#counts.length_mismatches++;
       });
-      if (this.#operations.isStopped(signal)) {
-        this.unlock(found.gather(keys));
+      if (stop.isSet) {
+        this.unlock(found.gather(requests.map(({ key }) => key)));
         throw this.#operations.aborted();
       }
       await this.#settle(errors, found); // throws only if nothing was found, so no lock stays
@@ -282,7 +345,7 @@ class FsAdapter implements L2Adapter {
     signal: AbortSignal,
   ): Promise<Bitmap> {
     const loaded = new Bitmap(requests.length);
-    await this.#operations.run(signal, async () => {
+    await this.#operations.run(signal, async (stop) => {
       requests.forEach(({ byteLength }, i) => {
         const bytes = into[i]?.bytes.byteLength;
         if (bytes === byteLength) return;
@@ -291,11 +354,7 @@ class FsAdapter implements L2Adapter {
           `buffer ${i} has ${bytes} bytes for an object of ${byteLength}`,
         );
       });
-      const { files } = this.#state();
-      const keys = requests.map(({ key }) => key);
-      const errors = await this.#forEachName(keys, signal, "read", async (name, i) => {
-        if (name === null) return;
-        const outcome = await files.read(name, into[i] as MemoryObj);
+      const errors = await this.#forEachFile("read", requests, into, stop, (i, _name, outcome) => {
         if (outcome === "whole") loaded.set(i);
         else if (outcome === "other-length") this.#counts.length_mismatches++;
         else if (outcome === "shrank") this.#counts.short_reads++;
@@ -307,11 +366,11 @@ class FsAdapter implements L2Adapter {
 
   async delete(keys: readonly ObjectKey[], signal: AbortSignal): Promise<Bitmap> {
     const gone = new Bitmap(keys.length);
-    await this.#operations.run(signal, async () => {
+    await this.#operations.run(signal, async (stop) => {
       if (keys.length === 0) return;
       await this.#assertDirectory();
       const { files } = this.#state();
-      const errors = await this.#forEachName(keys, signal, "delete", async (name, i) => {
+      const errors = await this.#forEachName(keys, stop, "delete", async (name, i) => {
         if (name === null || (await files.remove(name, (keys[i] as ObjectKey).cacheSalt))) gone.set(i);
       });
       await this.#settle(errors, gone);
@@ -320,27 +379,27 @@ class FsAdapter implements L2Adapter {
   }
 
   async quarantine(keys: readonly ObjectKey[], reason: string, signal: AbortSignal): Promise<void> {
-    await this.#operations.run(signal, async () => {
+    await this.#operations.run(signal, async (stop) => {
       if (keys.length === 0) return;
       await this.#assertDirectory();
       const { files, log } = this.#state();
       await files.prepareQuarantine();
-      const [first] = await this.#forEachName(keys, signal, "quarantine", async (name, i) => {
+      const [first] = await this.#forEachName(keys, stop, "quarantine", async (name, i) => {
         if (name === null) return;
         const kept = await files.quarantine(name, (keys[i] as ObjectKey).cacheSalt);
         this.#counts.quarantined++;
         log.warn("an object was quarantined", { reason, file: name, kept_as: kept });
       });
       if (first !== undefined) throw first;
-      this.#operations.assertNotStopped(signal);
+      this.#operations.assertNotStopped(stop);
     });
   }
 
   async listKeys(page: PageRequest, signal: AbortSignal): Promise<KeyListPage> {
-    return this.#operations.run(signal, async () => {
+    return this.#operations.run(signal, async (stop) => {
       await this.#assertDirectory();
       try {
-        return await this.#listing.page(page, () => this.#operations.assertNotStopped(signal));
+        return await this.#listing.page(page, () => this.#operations.assertNotStopped(stop));
       } catch (error) {
         throw this.#operations.countError(backendError(error, "list", this.location));
       }
@@ -354,7 +413,7 @@ class FsAdapter implements L2Adapter {
   status(): AdapterStatus {
     if (this.#operations.isOpen) this.#capacity.refreshFreeBytes();
     const { own, limitBytes, freeBytes } = this.#capacity;
-    const { scan, files } = this.#opened ?? {};
+    const { scan, jobs, threads } = this.#opened ?? {};
     return {
       isHealthy: this.#operations.isHealthy,
       type: "fs",
@@ -372,7 +431,8 @@ class FsAdapter implements L2Adapter {
       locked_keys: this.#names.lockedCount,
       errors: this.#operations.errorCounts,
       ...this.#counts,
-      odirect_fallbacks: files?.directFallbacks ?? 0,
+      odirect_fallbacks: jobs?.directFallbacks ?? 0,
+      threads: threads?.status() ?? null,
       scan: scan?.status() ?? null,
     };
   }

@@ -53,12 +53,12 @@ export class Capacity {
   }
 
   /**
-   * Runs `write` with room kept for what it writes.
+   * Keeps room for an object that is about to be written; {@link release} it when that has ended.
    *
    * @param tierBytes what the scan knows to be in the directory, other nodes' objects too.
    * @throws CacheError `BACKEND_FULL` if there is no room.
    */
-  async withRoom<T>(byteLength: number, tierBytes: number, write: () => Promise<T>): Promise<T> {
+  reserve(byteLength: number, tierBytes: number): void {
     const used = Math.max(this.own.bytes, tierBytes) + this.#reservedBytes;
     if (this.limitBytes !== "unbounded" && used + byteLength > this.limitBytes) {
       throw new CacheError(
@@ -68,10 +68,10 @@ export class Capacity {
       );
     }
     this.#reservedBytes += byteLength;
-    try {
-      return await write();
-    } finally {
-      this.#reservedBytes -= byteLength;
-    }
+  }
+
+  /** Gives back the room of an object: it is stored and counted, or was not stored. */
+  release(byteLength: number): void {
+    this.#reservedBytes -= byteLength;
   }
 }

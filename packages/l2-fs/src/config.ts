@@ -72,6 +72,14 @@ export const fsConfigSchema = z.strictObject({
     .boolean({ error: "use_odirect must be true or false" })
     .default(false)
     .describe("Bypass the page cache where length and address are multiples of the filesystem's block."),
+  num_workers: z
+    .number({ error: "num_workers must be a whole number, 0 to 16, or null" })
+    .int({ error: "num_workers must be a whole number, 0 to 16, or null" })
+    .min(0, { error: "num_workers must be 0 or more (0: no threads)" })
+    .max(16, { error: "num_workers must be at most 16" })
+    .nullable()
+    .default(null)
+    .describe("Threads for files, about 10 MB each; null: as many as cores, 2 to 4. 0: asynchronous calls."),
   max_capacity_gb: z
     .number({ error: "max_capacity_gb must be a number of GiB, 0 or more (0: no limit)" })
     .min(0, { error: "max_capacity_gb must be a number of GiB, 0 or more (0: no limit)" })

@@ -3,7 +3,7 @@ import { constants, promises as fs, type Stats } from "node:fs";
 import { join } from "node:path";
 import { type AdapterLog, CacheError } from "@cache/contracts";
 import { type FsConfig, permissionBits } from "./config.ts";
-import { backendError, type FsPort, statOrNull } from "./fs-port.ts";
+import { backendError, type FsPort, lookAt } from "./fs-port.ts";
 
 /** What `open` found out about the directory. */
 export interface PreparedDirectory {
@@ -34,10 +34,10 @@ async function make(port: FsPort, path: string, mode: number): Promise<void> {
  * @throws CacheError `INVALID_CONFIG` if it is a symbolic link or no directory, or the codes of a failed call.
  */
 export async function ensureSubdirectory(port: FsPort, path: string, mode: number): Promise<Stats> {
-  let found = await statOrNull(port.lstat(path), path);
+  let found = await lookAt(port.lstat(path), path);
   if (found === null) {
     await make(port, path, mode);
-    found = await statOrNull(port.lstat(path), path);
+    found = await lookAt(port.lstat(path), path);
   }
   if (found === null || !found.isDirectory()) {
     throw invalidConfig(
@@ -60,10 +60,10 @@ export async function prepareDirectory(
   log: AdapterLog,
 ): Promise<PreparedDirectory> {
   const mode = permissionBits(config.directory_mode);
-  let base = await statOrNull(port.stat(basePath), basePath);
+  let base = await lookAt(port.stat(basePath), basePath);
   if (base === null) {
     await make(port, basePath, mode);
-    base = await statOrNull(port.stat(basePath), basePath);
+    base = await lookAt(port.stat(basePath), basePath);
   } else if (base.isDirectory() && (base.mode & 0o777 & ~mode) !== 0) {
     log.warn(
       "the cache's directory was there and gives others more than directory_mode: file names tell models and tenants",

@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import { CacheError, type CacheErrorCode, isCacheError, messageOf } from "@cache/contracts";
+import { CALL_BYTES_MAX, errnoOf } from "./file-job.ts";
 
 /**
  * The calls by which the adapter touches the outside: the one seam to the filesystem, replaceable in tests. Each
@@ -18,8 +19,10 @@ export interface FsPort {
   fsync(fd: number): Promise<void>;
   rename(from: string, to: string): Promise<void>;
   unlink(path: string): Promise<void>;
-  lstat(path: string): Promise<fs.Stats>;
-  stat(path: string): Promise<fs.Stats>;
+  /** Null if nothing is there. */
+  lstat(path: string): Promise<fs.Stats | null>;
+  /** Null if nothing is there. */
+  stat(path: string): Promise<fs.Stats | null>;
   /** Makes a directory and those above it that are absent. */
   makeDirectory(path: string, mode: number): Promise<void>;
   chmod(path: string, mode: number): Promise<void>;
@@ -38,8 +41,12 @@ function call<T>(start: (done: Callback<T>) => void): Promise<T> {
   });
 }
 
-/** One `fs.read` or `fs.write` takes less than 2 GiB. */
-const CALL_BYTES_MAX = 1 << 30;
+function orNull<T>(found: Promise<T>): Promise<T | null> {
+  return found.catch((error: unknown) => {
+    if (errnoOf(error) === "ENOENT") return null;
+    throw error;
+  });
+}
 
 /** The real filesystem. */
 export const nodeFsPort: FsPort = {
@@ -55,8 +62,8 @@ export const nodeFsPort: FsPort = {
   fsync: (fd) => call<void>((done) => fs.fsync(fd, done)),
   rename: (from, to) => call<void>((done) => fs.rename(from, to, done)),
   unlink: (path) => call<void>((done) => fs.unlink(path, done)),
-  lstat: (path) => call<fs.Stats>((done) => fs.lstat(path, done)),
-  stat: (path) => call<fs.Stats>((done) => fs.stat(path, done)),
+  lstat: (path) => orNull(call<fs.Stats>((done) => fs.lstat(path, done))),
+  stat: (path) => orNull(call<fs.Stats>((done) => fs.stat(path, done))),
   async makeDirectory(path, mode) {
     const { ensureDir } = await import("fs-extra/esm"); // loaded only where something has to be made
     await ensureDir(path, { mode });
@@ -66,12 +73,6 @@ export const nodeFsPort: FsPort = {
   opendir: (path) => call((done) => fs.opendir(path, { bufferSize: 256 }, done)),
   statfs: (path) => call<fs.StatsFs>((done) => fs.statfs(path, done)),
 };
-
-/** The `code` of a failed call, e.g. `ENOENT`; `""` for anything else that was thrown. */
-export function errnoOf(error: unknown): string {
-  const code = (error as { code?: unknown } | null)?.code;
-  return typeof code === "string" ? code : "";
-}
 
 const REMEDIES: Readonly<Record<string, readonly [CacheErrorCode, string]>> = {
   ENOSPC: ["BACKEND_FULL", "free space there, or set a lower max_capacity_gb with eviction"],
@@ -106,12 +107,11 @@ export function backendError(error: unknown, action: string, path: string): Cach
   });
 }
 
-/** What `stat` or `lstat` of a path gives; null if nothing is there. */
-export async function statOrNull(call: Promise<fs.Stats>, path: string): Promise<fs.Stats | null> {
+/** What `stat` or `lstat` of a path gives; its failure as an error that names the path. */
+export async function lookAt(call: Promise<fs.Stats | null>, path: string): Promise<fs.Stats | null> {
   try {
     return await call;
   } catch (error) {
-    if (errnoOf(error) === "ENOENT") return null;
     throw backendError(error, "look at", path);
   }
 }

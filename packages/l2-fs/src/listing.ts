@@ -6,7 +6,7 @@ import {
   type KeyListPage,
   type PageRequest,
 } from "@cache/contracts";
-import { type FsPort, statOrNull } from "./fs-port.ts";
+import { type FsPort, lookAt } from "./fs-port.ts";
 import { decodeFileName, encodeModelName, OBJECT_SUFFIX } from "./names.ts";
 
 /** Names kept of one pass over the directory: the smallest after the cursor, about 5 MB. */
@@ -96,7 +96,7 @@ export class KeyListing {
     const key = decodeFileName(name);
     if (key === null) return null;
     const path = join(this.#basePath, name);
-    const found = await statOrNull(this.#port.lstat(path), path); // null: removed since the pass
+    const found = await lookAt(this.#port.lstat(path), path); // null: removed since the pass
     if (found === null || !found.isFile()) return null;
     return { key: encodeObjectKey(key), size_bytes: found.size, modified_ms: Math.floor(found.mtimeMs) };
   }

@@ -9,6 +9,9 @@ export const QUARANTINE_DIR = ".quarantine";
 
 const SLASH = "-SEP-";
 
+/** Keys come in runs of one model. */
+let lastModel = { name: "", encoded: "" };
+
 /**
  * The model's part of a file name: each `/` becomes `-SEP-` (LMCache 0.5.6).
  *
@@ -16,6 +19,7 @@ const SLASH = "-SEP-";
  *   serves one for the other there.
  */
 export function encodeModelName(modelName: string): string {
+  if (modelName === lastModel.name) return lastModel.encoded;
   const encoded = modelName.replaceAll("/", SLASH);
   if (encoded.replaceAll(SLASH, "/") !== modelName) {
     throw new CacheError(
@@ -25,6 +29,7 @@ export function encodeModelName(modelName: string): string {
       { details: { modelName } },
     );
   }
+  lastModel = { name: modelName, encoded };
   return encoded;
 }
 

@@ -3,11 +3,14 @@ import { join } from "node:path";
 import { CacheError, type MemoryObj } from "@cache/contracts";
 import type { Capacity } from "./capacity.ts";
 import { ensureSubdirectory } from "./directory.ts";
-import { backendError, errnoOf, type FsPort, statOrNull } from "./fs-port.ts";
+import { errnoOf, type FileOutcome } from "./file-job.ts";
+import type { FileJobs } from "./file-jobs.ts";
+import { backendError, type FsPort, lookAt } from "./fs-port.ts";
 import type { NameLocks } from "./name-locks.ts";
 import { NAME_BYTES_MAX, QUARANTINE_DIR } from "./names.ts";
-import type { ObjectIo, ReadOutcome } from "./object-io.ts";
+import { allSettled } from "./operations.ts";
 import type { DirectoryScan } from "./scan.ts";
+import type { Stop } from "./stop.ts";
 
 /** What {@link ObjectFiles} work with. */
 export interface ObjectFilesOptions {
@@ -15,13 +18,29 @@ export interface ObjectFilesOptions {
   readonly basePath: string;
   /** Device of the directory's filesystem when it was opened. */
   readonly device: number;
-  readonly io: ObjectIo;
+  readonly jobs: FileJobs;
   readonly scan: DirectoryScan;
   readonly capacity: Capacity;
   readonly names: NameLocks;
 }
 
-/** The object files of an open directory, one at a time by name: changed by one at a time, and accounted for. */
+/** An object to store. */
+export interface NamedObject {
+  readonly name: string;
+  readonly cacheSalt: string;
+  readonly object: MemoryObj;
+}
+
+/** Told what became of one object: the bytes written, 0 if it was there; or the error, as Node gave it or typed. */
+export type StoreListener = (item: NamedObject, outcome: number | Error) => void;
+
+/** A file outcome that is a failed call as an error like Node's; null for any other. */
+export function failureOf(outcome: FileOutcome): NodeJS.ErrnoException | null {
+  if (typeof outcome !== "object") return null;
+  return Object.assign(new Error(outcome.message), { code: outcome.code });
+}
+
+/** The object files of an open directory: each name changed by one at a time, and accounted for. */
 export class ObjectFiles {
   readonly #options: ObjectFilesOptions;
   readonly #quarantinePath: string;
@@ -29,11 +48,6 @@ export class ObjectFiles {
   constructor(options: ObjectFilesOptions) {
     this.#options = options;
     this.#quarantinePath = join(options.basePath, QUARANTINE_DIR);
-  }
-
-  /** See {@link ObjectIo.directFallbacks}. */
-  get directFallbacks(): number {
-    return this.#options.io.directFallbacks;
   }
 
   #path(name: string): string {
@@ -48,9 +62,8 @@ export class ObjectFiles {
    */
   async assertDirectory(): Promise<void> {
     const { port, basePath, device } = this.#options;
-    const found = await port.stat(basePath).catch((error: unknown) => {
-      throw backendError(error, "look at", basePath);
-    });
+    const found = await lookAt(port.stat(basePath), basePath);
+    if (found === null) throw backendError({ code: "ENOENT" }, "look at", basePath);
     if (found.isDirectory() && found.dev === device) return;
     throw new CacheError(
       "BACKEND_UNAVAILABLE",
@@ -58,52 +71,99 @@ export class ObjectFiles {
     );
   }
 
-  /** `whole` if a file of that length is there, or why the object is a miss. */
-  async look(name: string, byteLength: number): Promise<ReadOutcome> {
-    const path = this.#path(name);
-    const found = await statOrNull(this.#options.port.lstat(path), path);
-    if (found === null || !found.isFile()) return "absent";
-    return found.size === byteLength ? "whole" : "other-length";
-  }
-
-  /** Fills the object's buffer; see {@link ObjectIo.read}. */
-  read(name: string, object: MemoryObj): Promise<ReadOutcome> {
-    return this.#options.io.read(this.#path(name), object);
-  }
-
   /**
-   * Writes an object unless it is there. The bytes written: 0 if it was.
+   * Writes each object unless it is there, and reports each that has come to an end, not those that `stop` prevented.
+   * Settles when nothing touches the objects' memory.
    *
-   * @throws CacheError `BACKEND_REFUSED` if something else has its name, `BACKEND_FULL`, `ABORTED` once `isStopped`;
-   *   or the error of a failed call, as Node gives it.
+   * Errors: `BACKEND_REFUSED` if something else has its name, `BACKEND_FULL`, or a failed call's, as Node gives it.
    */
-  store(name: string, cacheSalt: string, object: MemoryObj, isStopped: () => boolean): Promise<number> {
-    const { io, scan, capacity, names } = this.#options;
-    const { byteLength } = object.bytes;
-    return names.exclusively(name, async () => {
-      const path = this.#path(name);
-      if (await this.#isStored(path, byteLength)) return 0;
-      return capacity.withRoom(byteLength, scan.tier.bytes, async () => {
-        await io.write(path, object, isStopped);
-        capacity.own.add(name, cacheSalt, byteLength);
+  async store(items: readonly NamedObject[], stop: Stop, report: StoreListener): Promise<void> {
+    await allSettled(
+      this.#groups(items).map((group) => {
+        const names = group.map(({ name }) => name);
+        return this.#options.names.exclusively(names, () => this.#storeGroup(names, group, stop, report));
+      }),
+    );
+  }
+
+  /** Splits objects for the threads; a name that comes twice goes into two groups, of which one waits. */
+  #groups(items: readonly NamedObject[]): NamedObject[][] {
+    const lengths = items.map(({ object }) => object.bytes.byteLength);
+    return this.#options.jobs.split("write", lengths).flatMap(([begin, end]) => {
+      const groups: NamedObject[][] = [];
+      let names = new Set<string>();
+      for (const item of items.slice(begin, end)) {
+        if (groups.length === 0 || names.has(item.name)) {
+          groups.push([]);
+          names = new Set();
+        }
+        names.add(item.name);
+        groups.at(-1)?.push(item);
+      }
+      return groups;
+    });
+  }
+
+  async #storeGroup(
+    names: readonly string[],
+    group: readonly NamedObject[],
+    stop: Stop,
+    report: StoreListener,
+  ): Promise<void> {
+    const { jobs, scan, capacity } = this.#options;
+    const found = await jobs.run("look", names, [], stop);
+    const absent = group.filter((item, i) => {
+      const outcome = found[i] as FileOutcome;
+      if (outcome === "stopped") return false;
+      try {
+        if (this.#isThere(item, outcome)) report(item, 0);
+        else {
+          capacity.reserve(item.object.bytes.byteLength, scan.tier.bytes);
+          return true;
+        }
+      } catch (error) {
+        report(item, error as Error);
+      }
+      return false;
+    });
+    if (absent.length === 0) return;
+    const absentNames = absent.map(({ name }) => name);
+    const objects = absent.map(({ object }) => object);
+    const written = await jobs.run("write", absentNames, objects, stop);
+    absent.forEach((item, i) => {
+      const { byteLength } = item.object.bytes;
+      const outcome = written[i] as FileOutcome;
+      const failure = failureOf(outcome);
+      capacity.release(byteLength);
+      if (outcome === "whole") {
+        capacity.own.add(item.name, item.cacheSalt, byteLength);
         scan.note(1, byteLength);
-        return byteLength;
-      });
+        report(item, byteLength);
+      } else if (failure !== null) report(item, failure);
     });
   }
 
   /** True if the file has that length; throws if it has another one, which may be right for another node. */
-  async #isStored(path: string, byteLength: number): Promise<boolean> {
-    const found = await statOrNull(this.#options.port.lstat(path), path);
-    if (found === null) return false;
-    if (found.isFile() && found.size === byteLength) return true;
-    const what = found.isFile()
-      ? `is there with ${found.size} bytes instead of ${byteLength}`
-      : "is no regular file";
+  #isThere({ name, object }: NamedObject, found: FileOutcome): boolean {
+    const { byteLength } = object.bytes;
+    const path = this.#path(name);
+    const failure = failureOf(found);
+    if (failure !== null) throw backendError(failure, "look at", path);
+    if (found === "absent") return false;
+    if (found === byteLength) return true;
+    const isFile = typeof found === "number";
+    const what = isFile ? `is there with ${found} bytes instead of ${byteLength}` : "is no regular file";
     throw new CacheError(
       "BACKEND_REFUSED",
       `${path} ${what}; it may belong to a node with another layout: delete the object first, or use another base_path or cache identity`,
-      { details: { reason: "other-length", path, expectedBytes: byteLength, foundBytes: found.size } },
+      {
+        details: {
+          reason: "other-length",
+          path,
+          expectedBytes: byteLength,
+          foundBytes: isFile ? found : null,
+        },
+      },
     );
   }
 
@@ -137,12 +197,14 @@ export class ObjectFiles {
   /** Does `take`, which says whether it did, and accounts for it. True if no file has the name any more. */
   #takeAway(name: string, cacheSalt: string, take: (path: string) => Promise<boolean>): Promise<boolean> {
     const { port, scan, capacity, names } = this.#options;
-    return names.exclusively(name, async () => {
+    return names.exclusively([name], async () => {
       const path = this.#path(name);
       try {
-        const { size } = await port.lstat(path);
-        if (!(await take(path))) return false;
-        scan.note(-1, -size);
+        const found = await port.lstat(path);
+        if (found !== null) {
+          if (!(await take(path))) return false;
+          scan.note(-1, -found.size);
+        }
       } catch (error) {
         if (errnoOf(error) !== "ENOENT") throw error;
       }

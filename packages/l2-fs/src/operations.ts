@@ -1,4 +1,5 @@
 import { type CacheErrorCode, CacheError } from "@cache/contracts";
+import { Stop } from "./stop.ts";
 
 /** Calls to the filesystem that one adapter has under way at a time: as many as libuv has threads (measured). */
 const CALLS_AT_A_TIME = 4;
@@ -12,15 +13,37 @@ class Permits {
     this.#free = count;
   }
 
-  async acquire(): Promise<void> {
-    if (this.#free > 0) this.#free--;
-    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+  /** False once the work is to end: who still waits then gets none. */
+  async acquire(stop: Stop): Promise<boolean> {
+    if (stop.isSet) return false;
+    if (this.#free > 0) {
+      this.#free--;
+      return true;
+    }
+    return new Promise((resolve) => {
+      const take = (): void => {
+        forget();
+        resolve(true);
+      };
+      const forget = stop.onSet(() => {
+        this.#waiting.splice(this.#waiting.indexOf(take), 1);
+        resolve(false);
+      });
+      this.#waiting.push(take);
+    });
   }
 
   release(): void {
     const next = this.#waiting.shift();
     if (next === undefined) this.#free++;
     else next();
+  }
+}
+
+/** Waits for all; then throws what the first that failed threw. */
+export async function allSettled(work: readonly Promise<unknown>[]): Promise<void> {
+  for (const settled of await Promise.allSettled(work)) {
+    if (settled.status === "rejected") throw settled.reason;
   }
 }
 
@@ -42,7 +65,7 @@ export async function orAborted(work: Promise<void>, signal: AbortSignal, messag
 /** The operations of one adapter: not before open, not after close; four calls at a time; errors counted. */
 export class Operations {
   #state: "new" | "open" | "closed" = "new";
-  #inFlight = 0;
+  readonly #inFlight = new Set<Stop>();
   #idle: (() => void) | null = null;
   #failedInARow = 0;
   readonly #permits = new Permits(CALLS_AT_A_TIME);
@@ -60,7 +83,7 @@ export class Operations {
 
   /** Operations that have not settled. */
   get inFlight(): number {
-    return this.#inFlight;
+    return this.#inFlight.size;
   }
 
   /** Errors since open, by code. */
@@ -76,7 +99,8 @@ export class Operations {
   /** From now on operations are refused; settles when those in flight have. Called once. */
   async end(): Promise<void> {
     this.#state = "closed";
-    if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
+    for (const stop of this.#inFlight) stop.set();
+    if (this.#inFlight.size > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
   }
 
   /**
@@ -106,14 +130,9 @@ export class Operations {
     );
   }
 
-  /** True if work under this signal should end early: aborted, or the adapter closes. */
-  isStopped(signal: AbortSignal): boolean {
-    return signal.aborted || this.#state === "closed";
-  }
-
-  /** Throws `ABORTED` if {@link isStopped}. */
-  assertNotStopped(signal: AbortSignal): void {
-    if (this.isStopped(signal)) throw this.aborted();
+  /** Throws `ABORTED` if the work is to end. */
+  assertNotStopped(stop: Stop): void {
+    if (stop.isSet) throw this.aborted();
   }
 
   /** The error of work that ended early. */
@@ -124,15 +143,20 @@ export class Operations {
     );
   }
 
-  /** Runs one operation; `end` waits for it. */
-  async run<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  /** Runs one operation, told to stop when it is aborted and when the adapter closes; `end` waits for it. */
+  async run<T>(signal: AbortSignal, work: (stop: Stop) => Promise<T>): Promise<T> {
     this.assertOpen();
     if (signal.aborted) throw this.aborted();
-    this.#inFlight++;
+    const stop = new Stop();
+    const onAbort = (): void => stop.set();
+    signal.addEventListener("abort", onAbort);
+    this.#inFlight.add(stop);
     try {
-      return await work();
+      return await work(stop);
     } finally {
-      if (--this.#inFlight === 0) this.#idle?.();
+      signal.removeEventListener("abort", onAbort);
+      this.#inFlight.delete(stop);
+      if (this.#inFlight.size === 0) this.#idle?.();
     }
   }
 
@@ -140,22 +164,19 @@ export class Operations {
    * Does `work(i)` for 0 ≤ i < count, four at a time over all operations. Begins no further one once stopped.
    * Settles when all that began have, also when one throws.
    */
-  async forEach(count: number, signal: AbortSignal, work: (i: number) => Promise<void>): Promise<void> {
+  async forEach(count: number, stop: Stop, work: (i: number) => Promise<void>): Promise<void> {
     let next = 0;
     const lane = async (): Promise<void> => {
-      while (next < count && !this.isStopped(signal)) {
+      while (next < count) {
         const i = next++;
-        await this.#permits.acquire();
+        if (!(await this.#permits.acquire(stop))) return;
         try {
-          if (!this.isStopped(signal)) await work(i);
+          if (!stop.isSet) await work(i);
         } finally {
           this.#permits.release();
         }
       }
     };
-    const lanes = Array.from({ length: Math.min(CALLS_AT_A_TIME, count) }, lane);
-    for (const settled of await Promise.allSettled(lanes)) {
-      if (settled.status === "rejected") throw settled.reason;
-    }
+    await allSettled(Array.from({ length: Math.min(CALLS_AT_A_TIME, count) }, lane));
   }
 }

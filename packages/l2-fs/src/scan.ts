@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { type AdapterLog, messageOf } from "@cache/contracts";
-import { errnoOf, type FsPort, statOrNull } from "./fs-port.ts";
+import { errnoOf } from "./file-job.ts";
+import { type FsPort, lookAt } from "./fs-port.ts";
 import { decodeFileName, parseTemporaryName, type TemporaryOwner } from "./names.ts";
 
 /** A temporary whose writer cannot be asked is dead after this time without a write, in milliseconds. */
@@ -154,7 +155,8 @@ export class DirectoryScan {
       try {
         const dead =
           isDeadProcess(owner, hostToken) ||
-          Date.now() - (await port.lstat(temporary)).mtimeMs > TEMPORARY_AGE_MAX_MS;
+          Date.now() - ((await port.lstat(temporary))?.mtimeMs ?? Number.POSITIVE_INFINITY) >
+            TEMPORARY_AGE_MAX_MS;
         if (!dead) continue;
         await port.unlink(temporary);
         this.#temporariesRemoved++;
@@ -177,7 +179,7 @@ export class DirectoryScan {
         continue;
       }
       const path = join(basePath, entry.name);
-      const found = await statOrNull(port.lstat(path), path);
+      const found = await lookAt(port.lstat(path), path);
       // What was written since the scan began is in this process's own figures, or in the next scan's.
       if (found?.isFile() === true && found.mtimeMs < startedMs) {
         this.#current.files++;

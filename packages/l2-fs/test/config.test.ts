@@ -25,6 +25,7 @@ describe("configuration", () => {
       relative_tmp_dir: null,
       read_ahead_size: null,
       use_odirect: false,
+      num_workers: null,
       max_capacity_gb: 0,
       fsync: "none",
       file_mode: "0600",
@@ -175,7 +176,10 @@ describe("open", () => {
     const { nodeFsPort } = await import("../src/fs-port.ts");
     const port: typeof nodeFsPort = {
       ...nodeFsPort,
-      lstat: async (path) => Object.assign(await nodeFsPort.lstat(path), { dev: 4242 }),
+      lstat: async (path) => {
+        const found = await nodeFsPort.lstat(path);
+        return found === null ? null : Object.assign(found, { dev: 4242 });
+      },
     };
     await expect(openFs(base, { relative_tmp_dir: "t" }, port)).rejects.toThrow(
       /another filesystem than base_path/,

@@ -1,14 +1,13 @@
 import { readdir, readFile, truncate } from "node:fs/promises";
 import { join } from "node:path";
-import { execFile, execFileSync } from "node:child_process";
-import { mkdtempSync, rmdirSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
 import { type FsPort, nodeFsPort } from "../src/fs-port.ts";
 import { encodeFileName } from "../src/names.ts";
 import {
   after,
+  canMount,
   key,
   loadOne,
   memory,
@@ -21,20 +20,6 @@ import {
 
 const run = promisify(execFile);
 const BYTES = 300_000;
-
-/** Two tests need a filesystem of their own; without the right to mount they are shown as skipped. */
-const canMount = ((): boolean => {
-  const path = mkdtempSync(join(tmpdir(), "cache-l2-fs-mount-"));
-  try {
-    execFileSync("mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", path], { stdio: "ignore" });
-    execFileSync("umount", ["-l", path], { stdio: "ignore" });
-    return true;
-  } catch {
-    return false;
-  } finally {
-    rmdirSync(path);
-  }
-})();
 
 /** A port that counts the calls since `arm` and lets the n-th fail; short reads and writes all the time. */
 function faultyPort(): { port: FsPort; calls: string[]; arm(failAt: number, errno: string): void } {
@@ -188,7 +173,7 @@ test("when another filesystem is there, nothing is deleted, quarantined or liste
     ...nodeFsPort,
     stat: async (path) => {
       const found = await nodeFsPort.stat(path);
-      return Object.assign(found, { dev: found.dev + device });
+      return found === null ? null : Object.assign(found, { dev: found.dev + device });
     },
   };
   const adapter = await openFs(base, {}, port);

@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, symlink, truncate, utimes, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, stat, symlink, truncate, utimes, writeFile } from "node:fs/promises";
 import { execFileSync } from "node:child_process";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -92,7 +92,7 @@ test("links, pipes and directories under an object's name are no objects and do 
   await symlink("secret", join(base, encodeFileName(key(1))));
   execFileSync("mkfifo", [join(base, encodeFileName(key(2)))]);
   await mkdir(join(base, encodeFileName(key(3))));
-  const { size: directoryBytes } = await nodeFsPort.stat(join(base, encodeFileName(key(3))));
+  const { size: directoryBytes } = await stat(join(base, encodeFileName(key(3))));
   for (const [n, byteLength] of [
     [1, 100],
     [2, 0],

@@ -6,7 +6,7 @@ test("changes of one name go one at a time in order, also after one that fails, 
   const seen: string[] = [];
   const releases: (() => void)[] = [];
   const change = (name: string, label: string, fail = false): Promise<void> =>
-    names.exclusively(name, async () => {
+    names.exclusively([name], async () => {
       seen.push(`${label} begins`);
       await new Promise<void>((resolve) => releases.push(resolve));
       seen.push(`${label} ends`);
