@@ -38,16 +38,22 @@ export interface RunLawsOptions {
   readonly lawDeadlineMs?: number | undefined;
   /** How long buffers are watched for writes after an operation has settled, in milliseconds. Default 50. */
   readonly lateWriteGraceMs?: number | undefined;
+  /** Only these laws, e.g. one that failed. Default all. */
+  readonly only?: readonly string[] | undefined;
   /** Is told each result when it is there. */
   readonly onResult?: ((result: LawResult) => void) | undefined;
 }
+
+/** The names of all laws, in the order in which they are tried. */
+export const LAW_IDS: readonly string[] = LAWS.map(({ id }) => id);
 
 /** Tries all laws without a test runner. A law that fails is a result, not a rejection. */
 export async function runL2AdapterLaws(options: RunLawsOptions): Promise<LawReport> {
   const { factory, lawDeadlineMs, lateWriteGraceMs } = options;
   const seed = (options.seed ?? Math.floor(Math.random() * 0x1_0000_0000)) >>> 0;
   const laws: LawResult[] = [];
-  for (const law of LAWS) {
+  const chosen = options.only === undefined ? LAWS : LAWS.filter(({ id }) => options.only?.includes(id));
+  for (const law of chosen) {
     const notes: string[] = [];
     const note = (_: unknown, line: string): void => void notes.push(line);
     const began = performance.now();

@@ -82,6 +82,7 @@ test.each([
   [[TOY, "--config", "{"], /--config is not JSON/],
   [[TOY, "--config", "[]"], /--config is not a JSON object/],
   [[TOY, "--seed", "x"], /--seed "x" is not a whole number/],
+  [[TOY, "--law", "no.such"], /--law no.such: there is manifest.truthful, /],
   [[TOY, "--secret-env", "NO_SUCH_VARIABLE_HERE"], /no such variable is set/],
   [[TOY, "--config", '{"place":"one"}'], /put \{dir\} .* or \{id\} .* into a value of --config/],
   [[TOY, "--config", '{"place":1}'], /INVALID_CONFIG: place: /],
@@ -93,6 +94,19 @@ test.each([
   expect(err).toMatch(message);
   expect(out).toBe("");
   expect(code).toBe(2);
+});
+
+test("one law alone, and the report says so", async () => {
+  const { code, out } = await command(
+    TOY,
+    "--config",
+    '{"place":"{id}"}',
+    "--law",
+    "miss.zero-bits",
+    "--no-benchmark",
+  );
+  expect(out).toMatch(/\*\*1 laws held, 0 skipped, 0 failed; \d+ not tried\.\*\*/);
+  expect(code).toBe(0);
 });
 
 test("--help, and a configuration from a file", async () => {

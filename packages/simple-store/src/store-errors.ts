@@ -52,7 +52,9 @@ export class StoreErrors {
       BACKEND_REFUSED: "check permissions and credentials",
       BACKEND_UNAVAILABLE: "check the store and the way to it",
     }[code];
-    const what = this.redact(messageOf(error));
+    // Of a failed fetch the cause alone says why.
+    const cause = error instanceof Error && error.cause instanceof Error ? ` (${error.cause.message})` : "";
+    const what = this.redact(messageOf(error) + cause);
     // The client's error may hold requests with credentials: it is no cause that others may log.
     return new CacheError(code, `${method} on ${this.#location} failed: ${what}; ${remedy}`, {
       details: { method, ...(sign === "" ? {} : { sign }) },

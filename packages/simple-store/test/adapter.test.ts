@@ -567,6 +567,6 @@ test("under random failures every answer is true, and nothing stays held", async
         await adapter.close();
       },
     ),
-    { numRuns: 40 },
+    { numRuns: 25 },
   );
 });

@@ -14,6 +14,7 @@ const COMMENT_CHARACTERS_MAX = 200;
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "@cache/contracts": [],
   "@cache/simple-store": ["@cache/contracts"],
+  "create-cache-l2": [],
   "@cache/libc": ["@cache/contracts"],
   "@cache/journal": ["@cache/contracts", "@cache/libc"],
   "@cache/l1-memory": ["@cache/contracts", "@cache/libc"],

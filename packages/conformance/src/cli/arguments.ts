@@ -1,6 +1,7 @@
 import { CacheError, messageOf } from "@cache/contracts";
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { LAW_IDS } from "../law-report.ts";
 
 export const USAGE = `usage: cache-conformance PACKAGE --config JSON [options]
 
@@ -12,6 +13,7 @@ PACKAGE            name of an installed adapter package, or the path of its dire
 --config-file FILE the same from a file
 --type TYPE        which of the package's types; default its first
 --seed N           repeats a run
+--law NAME         only this law, e.g. one that failed; may be repeated
 --json             prints JSON in place of Markdown
 --no-benchmark     the laws alone
 --deadline-ms N    longest time for one law; default 20000
@@ -27,6 +29,8 @@ export interface Arguments {
   readonly config: Readonly<Record<string, unknown>>;
   readonly type: string | undefined;
   readonly seed: number | undefined;
+  /** Undefined for all. */
+  readonly laws: readonly string[] | undefined;
   readonly json: boolean;
   readonly benchmark: boolean;
   readonly deadlineMs: number | undefined;
@@ -71,6 +75,7 @@ export function parseArguments(words: readonly string[]): Arguments | null {
         "config-file": { type: "string" },
         type: { type: "string" },
         seed: { type: "string" },
+        law: { type: "string", multiple: true },
         json: { type: "boolean" },
         "no-benchmark": { type: "boolean" },
         "deadline-ms": { type: "string" },
@@ -98,11 +103,14 @@ export function parseArguments(words: readonly string[]): Arguments | null {
     if (value === undefined || value === "") throw wrong(`--secret-env ${name}: no such variable is set`);
     return value;
   });
+  const strange = values.law?.find((id) => !LAW_IDS.includes(id));
+  if (strange !== undefined) throw wrong(`--law ${strange}: there is ${LAW_IDS.join(", ")}`);
   return {
     packageName,
     config,
     type: values.type,
     seed: wholeNumber("seed", values.seed),
+    laws: values.law,
     json: values.json ?? false,
     benchmark: !(values["no-benchmark"] ?? false),
     deadlineMs: wholeNumber("deadline-ms", values["deadline-ms"]),

@@ -21,6 +21,7 @@ async function makeReport(given: Arguments, progress: (line: string) => void): P
   const laws = await runL2AdapterLaws({
     factory,
     seed: given.seed,
+    only: given.laws,
     lawDeadlineMs: given.deadlineMs,
     onResult: ({ id, outcome, message }) =>
       progress(`${outcome} ${id}${message === undefined ? "" : `: ${message}`}`),

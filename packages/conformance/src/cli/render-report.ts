@@ -1,5 +1,5 @@
 import type { BenchmarkRow } from "../benchmark.ts";
-import type { LawReport, LawResult } from "../law-report.ts";
+import { LAW_IDS, type LawReport, type LawResult } from "../law-report.ts";
 
 /** Everything that a report says. */
 export interface ConformanceReport {
@@ -69,10 +69,12 @@ export function renderReport(report: ConformanceReport): string {
   const { laws } = report;
   const skips = [...skipsByCapability(laws.laws)].map(([excuse, count]) => `${count} by \`${excuse}\``);
   const capabilities = Object.entries(laws.capabilities).map(([name, value]) => `${name} ${value}`);
+  const tried = laws.laws.length;
+  const chosen = tried === LAW_IDS.length ? "" : `; ${LAW_IDS.length - tried} not tried`;
   return [
     `## Conformance: ${report.package} ${report.version ?? ""}, type \`${report.type}\``,
     "",
-    `**${laws.held} laws held, ${laws.skipped} skipped, ${laws.failed} failed.** ` +
+    `**${laws.held} laws held, ${laws.skipped} skipped, ${laws.failed} failed${chosen}.** ` +
       `@cache/conformance ${report.conformance}, adapter API ${report.adapterApi}, Node ${report.node}, ` +
       `${report.platform}; seed ${laws.seed}.`,
     "",

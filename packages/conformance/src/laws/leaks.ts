@@ -1,13 +1,13 @@
 import { strict as assert } from "node:assert";
 import { readdirSync } from "node:fs";
-import { type Law, type LawContext, turns } from "../law.ts";
+import type { Law, LawContext } from "../law.ts";
 import { assertWhole, sample, storeAll } from "../law.ts";
 
 const CYCLES = 12;
 /** Handles of others (a test runner's timers) that may come or go meanwhile. */
 const OTHERS = 6;
 /** How long handles may take to go away after close, in milliseconds. */
-const SETTLE_MS = 1000;
+const SETTLE_MS = 500;
 
 /** Open file descriptors, where the system tells them, and what keeps the event loop alive. */
 function handles(): Record<string, number> {
@@ -42,7 +42,8 @@ async function closeLeaksNothing(context: LawContext): Promise<void> {
   const leaked = (): [string, number][] =>
     Object.entries(handles()).filter(([kind, count]) => count - (before[kind] ?? 0) >= CYCLES - OTHERS);
   const until = performance.now() + SETTLE_MS;
-  while (leaked().length > 0 && performance.now() < until) await turns(5);
+  while (leaked().length > 0 && performance.now() < until)
+    await new Promise((resolve) => setTimeout(resolve, 20));
   assert.deepEqual(leaked(), [], `handles that ${CYCLES} opened and closed adapters left behind`);
 }
 
