@@ -1,7 +1,7 @@
 import { checksum, headChecksum } from "./checksum.ts";
 
 /** Format version, `docs/reference/journal-format.md`. */
-export const FORMAT_VERSION = 1;
+const FORMAT_VERSION = 1;
 /** Bytes of the header of each file. */
 export const HEADER_BYTES = 64;
 /** Bytes before the payload of each record. */
@@ -12,7 +12,7 @@ export const SNAPSHOT_PREAMBLE_BYTES = 16;
 export const SECTOR_BYTES = 512;
 
 /** First 8 bytes of each kind of file. */
-export const MAGIC = { log: "KVJRNLOG", side: "KVJRNSID", snapshot: "KVJRNSNP" } as const;
+const MAGIC = { log: "KVJRNLOG", side: "KVJRNSID", snapshot: "KVJRNSNP" } as const;
 
 /** A kind of file. */
 export type FileKind = keyof typeof MAGIC;

@@ -20,7 +20,7 @@ export function temporaryDirectory(): string {
   return directory;
 }
 
-export const noLock: JournalPorts["lock"] = (path) =>
+const noLock: JournalPorts["lock"] = (path) =>
   Promise.resolve({ path, mechanism: "koffi", fd: -1, release() {} });
 
 export function open(

@@ -52,7 +52,7 @@ function unavailable(path: string, error: unknown): CacheError {
 }
 
 /** The boot id as 32 hex digits: pools do not outlive the machine. */
-export function readBootId(procDirectory = "/proc"): string {
+function readBootId(procDirectory = "/proc"): string {
   const path = join(procDirectory, "sys/kernel/random/boot_id");
   try {
     const id = readFileSync(path, "latin1").trim().replaceAll("-", "");

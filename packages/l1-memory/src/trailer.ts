@@ -20,7 +20,7 @@ import { createHash } from "node:crypto";
  * | 1152 | 8 | cell: bytes of L1 whose pages are reserved |
  */
 export const TRAILER_BYTES = 4096;
-export const TRAILER_VERSION = 1;
+const TRAILER_VERSION = 1;
 const MAGIC = Buffer.from("KVL1POOL", "latin1");
 const CHECKED_BYTES = 96;
 const CHECKSUM_BYTES = 32;

@@ -21,7 +21,7 @@ function isAbsent(error: NodeJS.ErrnoException): boolean {
  *
  * @returns null if the command is not on the path.
  */
-export function runWithDescriptor(
+function runWithDescriptor(
   command: string,
   args: readonly string[],
   fd: number,

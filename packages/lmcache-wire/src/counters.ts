@@ -1,5 +1,5 @@
 /** Counts by name; the set of names is the code's, never a client's. */
-export class NamedCounts {
+class NamedCounts {
   readonly #counts = new Map<string, number>();
 
   /** Adds one to `name`. */

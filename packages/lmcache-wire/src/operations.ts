@@ -91,7 +91,7 @@ function table(): Operation[] {
 }
 
 /** Every operation of LMCache 0.5.6 (`multiprocess/protocols`), with its legacy id. */
-export const OPERATIONS: readonly Operation[] = table();
+const OPERATIONS: readonly Operation[] = table();
 
 const BY_NAME = new Map<string, Operation>(OPERATIONS.map((operation) => [operation.name, operation]));
 const BY_ID = new Map<number, Operation>();

@@ -14,7 +14,7 @@ export function pack(value: unknown): Buffer {
 }
 
 /** An int as the packer needs it: it would write a large Number as a float, which LMCache refuses. */
-export function wireInt(value: number): number | bigint {
+function wireInt(value: number): number | bigint {
   return value > 0xffffffff ? BigInt(value) : value;
 }
 

@@ -60,7 +60,7 @@ export interface DecodeContext {
 }
 
 /** Longest wait that a client may ask for, in seconds. */
-export const WAIT_SECONDS_MAX = 3600;
+const WAIT_SECONDS_MAX = 3600;
 /** Largest object, in bytes. */
 const OBJECT_BYTES_MAX = 2 ** 40;
 
@@ -219,7 +219,7 @@ function readRegistrationField(reader: MsgpackReader, name: string, fields: Regi
 }
 
 /** Reads the map of `register_kv_cache_engine_driven_context` and computes shape and bytes of an object. */
-export function readRegistration(frame: Buffer, chunkSize: number): EngineDrivenRegistration {
+function readRegistration(frame: Buffer, chunkSize: number): EngineDrivenRegistration {
   const fields: RegistrationFields = {};
   whole(frame, "registration", (reader) => {
     const pairs = reader.map("registration");

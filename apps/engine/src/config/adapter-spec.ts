@@ -4,7 +4,7 @@ import type { AdapterSpec, EvictionSpec } from "./engine-config.ts";
 import { describeIssues } from "./issues.ts";
 
 /** Most adapters in one configuration. */
-export const ADAPTERS_MAX = 64;
+const ADAPTERS_MAX = 64;
 
 const flag = z.union([z.boolean(), z.literal([0, 1])]).transform(Boolean);
 

@@ -4,7 +4,7 @@ import { z } from "zod";
 
 const count = () => z.int().min(0);
 /** Names of tiers. */
-export const tier = z.enum(["l1", "l2", "all"]);
+const tier = z.enum(["l1", "l2", "all"]);
 /** A number in a query. */
 const queryInt = (min: number, max: number) =>
   z.preprocess(
@@ -22,7 +22,7 @@ const queryFlag = () =>
 /** Keys of one delete. */
 export const DELETE_KEYS_MAX = 10_000;
 
-export const encodedKey = z.object({
+const encodedKey = z.object({
   chunk_hash_hex: z.string().describe("chunk hash, hexadecimal"),
   model_name: z.string(),
   kv_rank: z.int(),

@@ -21,7 +21,7 @@ function isNestedDeeper(value: unknown, levels: number): boolean {
 }
 
 /** The 422 of faults. */
-export function unprocessable(...faults: readonly Fault[]): Reply {
+function unprocessable(...faults: readonly Fault[]): Reply {
   return json(422, { detail: faults });
 }
 

@@ -49,7 +49,7 @@ function wrap(log: pino.Logger): EngineLog {
 }
 
 /** One JSON line as `12:00:00.000 warn  message key=value`. */
-export function prettyLine(line: string): string {
+function prettyLine(line: string): string {
   const {
     time,
     level,

@@ -2,7 +2,7 @@ import { workerKvRank } from "@cache/contracts";
 import type { KeyGroup, KeyTable } from "../state/key-table.ts";
 
 /** How many ranks share a chunk of this kv rank. */
-export function worldSizeOf(kvRank: number): number {
+function worldSizeOf(kvRank: number): number {
   return kvRank >>> 24;
 }
 

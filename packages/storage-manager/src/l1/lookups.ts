@@ -251,7 +251,7 @@ export function groupNumbers(core: Core, cells: LookupCells): number[] {
 }
 
 /** The resident slot of each cell, -1 where there is none of this layout. */
-export function residentCells(core: Core, cells: LookupCells): number[] {
+function residentCells(core: Core, cells: LookupCells): number[] {
   const { state } = core;
   const slots: number[] = [];
   const groups = groupNumbers(core, cells);
@@ -265,7 +265,7 @@ export function residentCells(core: Core, cells: LookupCells): number[] {
 }
 
 /** Chunks of the longest prefix in which every rank is present (slot of 0 or more). */
-export function prefixOf(slots: readonly number[], ranks: number): number {
+function prefixOf(slots: readonly number[], ranks: number): number {
   const missing = slots.findIndex((slot) => slot < 0);
   return missing < 0 ? Math.floor(slots.length / ranks) : Math.floor(missing / ranks);
 }

@@ -1,7 +1,7 @@
 export type { BreakerState } from "./breaker.ts";
 export type { GuardedCall } from "./call.ts";
-export { type GateClock, type GateTimer, systemGateClock } from "./clock.ts";
-export { GATE_OPERATIONS, type GateOperation } from "./failures.ts";
+export type { GateClock, GateTimer } from "./clock.ts";
+export type { GateOperation } from "./failures.ts";
 export { guardAdapter } from "./gate.ts";
 export type { CallOptions, GuardedAdapter } from "./guarded-adapter.ts";
 export type { LatencySummary } from "./latency.ts";

@@ -13,7 +13,7 @@ export interface KeyGroup {
 }
 
 /** Text that is equal exactly for equal groups. */
-export function groupText(group: KeyGroup): string {
+function groupText(group: KeyGroup): string {
   return JSON.stringify([group.modelName, group.kvRank, group.objectGroupId, group.cacheSalt]);
 }
 

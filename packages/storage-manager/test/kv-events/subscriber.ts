@@ -8,7 +8,7 @@ import { MODEL, type Prompt, type RangeOptions } from "../support/prompts.ts";
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 
 /** Parent of each chunk that a test stored, by hash: what a stored record must say. */
-export const parents = new Map<string, string | null>();
+const parents = new Map<string, string | null>();
 
 /** A request whose chunks have token ids that can be told from their hash: its first eight bytes. */
 export function withTokens(prompt: Prompt, options: RangeOptions = {}): ChunkRequest {
