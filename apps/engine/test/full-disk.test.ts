@@ -225,7 +225,7 @@ async function runOnFullFsDisk(failAt: number, count: number): Promise<boolean> 
   const acknowledged = await workload(engine);
   expect(acknowledged).toHaveLength(PROMPTS.length);
   const account = () => engine.state.ledger(engine.manager.adapters[0]?.number ?? 0);
-  const idle = () => account().inDoubt === 0 && engine.manager.stores[0]?.queued === 0;
+  const idle = () => account().inDoubt === 0 && engine.manager.units[0]?.store.queued === 0;
   await untilSettled(engine, idle);
   await expectServed(engine, acknowledged, "from L1");
   const { reached } = full;

@@ -187,13 +187,13 @@ class TestClient {
     const done = await this.#manager.commitStore(this.#range(modelName, salt, 0), 1n, [object, object]);
     if (!done) throw new Error("the store was refused");
     this.#manager.commit();
-    await until(() => this.#manager.keepers.every((_, i) => this.#stored(i)));
+    await until(() => this.#manager.units.every((_, i) => this.#stored(i)));
   }
 
   #stored(index: number): boolean {
     const number = this.#manager.adapters[index]?.number ?? 0;
     const { inDoubt, storedCount } = this.#manager.core.state.ledger(number);
-    return inDoubt === 0 && storedCount > 0 && this.#manager.stores[index]?.queued === 0;
+    return inDoubt === 0 && storedCount > 0 && this.#manager.units[index]?.store.queued === 0;
   }
 
   async load(modelName: string, salt: string): Promise<number> {

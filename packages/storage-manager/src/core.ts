@@ -26,12 +26,12 @@ export class Core {
   readonly options: StorageManagerOptions;
   readonly clock: Clock;
   readonly log: CoreLog;
-  /** Called after each recorded event. */
-  readonly observers: ((event: CacheEvent) => void)[] = [];
   /** Called after each batch that reached the journal. */
   readonly commitListeners: (() => void)[] = [];
   /** Called when bytes became free or evictable. */
   readonly roomListeners: (() => void)[] = [];
+  /** Called after each recorded event. Replaced, never changed: an observer may end itself while it is called. */
+  #observers: readonly ((event: CacheEvent) => void)[] = [];
   #roomSignalled = false;
   #unattachable = false;
   #broken: Error | null = null;
@@ -81,7 +81,7 @@ export class Core {
       this.#onBroken(this.#broken);
       throw error;
     }
-    for (const observe of this.observers) observe(event);
+    for (const observe of this.#observers) observe(event);
   }
 
   /**
@@ -111,6 +111,14 @@ export class Core {
   get healthy(): boolean {
     if (this.#broken !== null) return false;
     return this.journal.health.state === "ok";
+  }
+
+  /** Calls `observer` after each recorded event from now on. Returns how to end that. */
+  observe(observer: (event: CacheEvent) => void): () => void {
+    this.#observers = [...this.#observers, observer];
+    return () => {
+      this.#observers = this.#observers.filter((one) => one !== observer);
+    };
   }
 
   now(): number {

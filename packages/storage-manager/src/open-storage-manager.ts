@@ -83,7 +83,7 @@ export async function openStorageManager(setup: StorageManagerSetup): Promise<St
     damage: recovery.damage === null ? null : `${recovery.damage.segment} at byte ${recovery.damage.offset}`,
     cleanStop,
   });
-  await manager.attach(setup.makeAdapters(pool.desc), setup.gate ?? {}, setup.adapterLog);
+  await manager.attach(setup.makeAdapters(pool.desc), { gate: setup.gate ?? {}, log: setup.adapterLog });
   return manager;
 }
 

@@ -8,14 +8,13 @@ import {
   workerKvRank,
 } from "@cache/contracts";
 import { removeFromL2 } from "./controllers/l2-removal.ts";
-import type { L2Keeper } from "./controllers/l2-keeper.ts";
+import type { AdapterUnit } from "./controllers/l2-tier.ts";
 import type { Core } from "./core.ts";
 import type { Lookups } from "./l1/lookups.ts";
 import type { Room } from "./l1/room.ts";
 import { L2 } from "./state/ledger.ts";
 import { modelText } from "./state/records.ts";
 import { SLOT } from "./state/slot-table.ts";
-import type { AttachedAdapter } from "./controllers/attached-adapter.ts";
 
 /** Prefetches whose outcome is kept for its asker; the oldest outcome is forgotten beyond this. */
 const PREFETCHES_MAX = 1_024;
@@ -53,8 +52,7 @@ interface Parts {
   readonly core: Core;
   readonly room: Room;
   readonly lookups: Lookups;
-  readonly adapters: () => readonly AttachedAdapter[];
-  readonly keepers: readonly L2Keeper[];
+  readonly units: () => readonly AdapterUnit[];
 }
 
 /** What an operator may ask beside what clients do: listings, deletes, prefetches by tokens, quotas. */
@@ -69,7 +67,7 @@ export class Operator {
 
   /** A page of what the adapter at `index` holds, under the names that it has there. @throws CacheError */
   listObjects(index: number, page: PageRequest): Promise<KeyListPage> {
-    return (this.#parts.adapters()[index] as AttachedAdapter).gate.listKeys(page).outcome;
+    return (this.#parts.units()[index] as AdapterUnit).adapter.gate.listKeys(page).outcome;
   }
 
   /** Drops objects from L1 by the names that they have at rest; what is in use stays unless `force`. */
@@ -108,16 +106,16 @@ export class Operator {
    * Answers how many are not there any more. @throws CacheError of the adapter.
    */
   async deleteFromL2(index: number, names: readonly ObjectKey[]): Promise<number> {
-    const adapter = this.#parts.adapters()[index] as AttachedAdapter;
+    const unit = this.#parts.units()[index] as AdapterUnit;
     let gone = 0;
     for (let at = 0; at < names.length; at += DELETE_BATCH_MAX) {
-      gone += await this.#deleteBatch(index, adapter, names.slice(at, at + DELETE_BATCH_MAX));
+      gone += await this.#deleteBatch(unit, names.slice(at, at + DELETE_BATCH_MAX));
     }
     return gone;
   }
 
-  async #deleteBatch(index: number, adapter: AttachedAdapter, names: readonly ObjectKey[]): Promise<number> {
-    const { core, keepers } = this.#parts;
+  async #deleteBatch({ adapter, keeper }: AdapterUnit, names: readonly ObjectKey[]): Promise<number> {
+    const { core } = this.#parts;
     const { keys } = core.state;
     const ledger = core.state.ledger(adapter.number);
     const known: { key: number; bytes: number }[] = [];
@@ -138,11 +136,11 @@ export class Operator {
         "deleted",
         (wanted) => adapter.gate.delete(wanted),
       );
-      keepers[index]?.doubt(doubtful);
+      keeper.doubt(doubtful);
       const freed = known
         .filter(({ key }) => deleted.includes(key))
         .reduce((sum, { bytes }) => sum + bytes, 0);
-      keepers[index]?.noteStored(-freed);
+      keeper.noteStored(-freed);
       gone += deleted.length;
       // Tells the caller why nothing went; what went is counted.
       if (deleted.length === 0 && error !== null) throw error;

@@ -1,3 +1,4 @@
+import type { AdapterUnit } from "./controllers/l2-tier.ts";
 import type { StorageManager } from "./storage-manager.ts";
 
 /** The storage part of `GET /status`: LMCache's names where it has them, plain JSON. */
@@ -46,7 +47,7 @@ export function statusOf(manager: StorageManager): StorageStatus {
       partial: manager.writes.partial,
       over_quota: manager.writes.overQuota,
     },
-    l2_adapters: manager.adapters.map((_, i) => adapterStatus(manager, i)),
+    l2_adapters: manager.units.map((unit) => adapterStatus(manager, unit)),
     tenants: tenantStatus(manager),
     held_back: manager.handOuts.held(),
     bounce_buffer_bytes: manager.adapters.reduce((sum, { buffers }) => sum + buffers.bounceBytes, 0),
@@ -88,11 +89,7 @@ function l1Status(manager: StorageManager): StorageStatus {
   };
 }
 
-function adapterStatus(manager: StorageManager, index: number): StorageStatus {
-  const adapter = manager.adapters[index];
-  const store = manager.stores[index];
-  const keeper = manager.keepers[index];
-  if (adapter === undefined || store === undefined || keeper === undefined) return {};
+function adapterStatus(manager: StorageManager, { adapter, store, keeper }: AdapterUnit): StorageStatus {
   const ledger = manager.core.state.ledger(adapter.number);
   const own = adapter.adapter.status();
   const { capacityBytes } = adapter.adapter.usage();

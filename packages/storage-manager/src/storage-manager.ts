@@ -1,9 +1,7 @@
-import { type AdapterLog, CacheError, messageOf } from "@cache/contracts";
+import { messageOf } from "@cache/contracts";
 import type { AdapterSetup, AttachedAdapter } from "./controllers/attached-adapter.ts";
-import { L2Keeper } from "./controllers/l2-keeper.ts";
-import { ObjectBuffers } from "./controllers/object-buffers.ts";
+import { type AdapterUnit, L2Tier, type TierPorts } from "./controllers/l2-tier.ts";
 import { PrefetchController } from "./controllers/prefetch-controller.ts";
-import { StoreController } from "./controllers/store-controller.ts";
 import type { Core } from "./core.ts";
 import type { CacheEvent } from "./events/definitions.ts";
 import { Clients, type RegistrationRequest } from "./l1/clients.ts";
@@ -14,7 +12,6 @@ import { type PreparedRetrieve, Reads } from "./l1/reads.ts";
 import type { ChunkRequest } from "./l1/requests.ts";
 import { Room } from "./l1/room.ts";
 import { type InlineChunk, type PreparedStoreAnswer, Writes } from "./l1/writes.ts";
-import { type GateOptions, guardAdapter } from "./l2-gate/index.ts";
 import { endDeadTransfers, type RecoveryReport } from "./recovery.ts";
 import { Housekeeping } from "./housekeeping.ts";
 import { KvEvents } from "./kv-events/kv-events.ts";
@@ -22,8 +19,6 @@ import { Operator } from "./operator.ts";
 import { SLOT } from "./state/slot-table.ts";
 import { statusOf, type StorageStatus } from "./status.ts";
 
-/** Adapters that one journal may know: one bit each in a slot's store mask. */
-const ADAPTERS_MAX = 32;
 const CLEAR_SLICE = 1_024;
 const SWEEP_EVERY_MS = 1_000;
 /** An orderly stop waits this long for work in flight. */
@@ -45,11 +40,9 @@ export class StorageManager {
   readonly kvEvents: KvEvents;
   readonly operator: Operator;
   readonly recoveryReport: RecoveryReport;
-  readonly stores: StoreController[] = [];
-  readonly keepers: L2Keeper[] = [];
+  readonly tier: L2Tier;
   readonly #locks: LockClock;
   readonly #housekeeping: Housekeeping;
-  #adapters: AttachedAdapter[] = [];
   #cancelSweep = (): void => {};
   #stopped = false;
   #stoppedInOrder = false;
@@ -58,10 +51,11 @@ export class StorageManager {
     this.core = core;
     this.recoveryReport = report;
     this.room = new Room(core);
+    this.tier = new L2Tier(core, this.room);
     this.clients = new Clients(core);
     this.handOuts = new HandOuts(core, this.clients);
     this.#locks = new LockClock(core);
-    this.prefetch = new PrefetchController(core, this.room, () => this.#adapters);
+    this.prefetch = new PrefetchController(core, this.room, () => this.tier.adapters);
     this.lookups = new Lookups(core, this.#locks, this.prefetch);
     this.writes = new Writes(core, this.clients, this.handOuts, this.room);
     this.reads = new Reads(core, this.clients, this.handOuts);
@@ -69,15 +63,14 @@ export class StorageManager {
       core,
       room: this.room,
       lookups: this.lookups,
-      adapters: () => this.#adapters,
-      keepers: this.keepers,
+      units: () => this.tier.units,
     });
     this.#housekeeping = new Housekeeping(core);
     this.kvEvents = new KvEvents(core);
     core.state.listener = {
       slotFreed: (offset, length) => core.space.freed(offset, length),
       tokenRecordDead: (segment, offset) => core.journal.side.markDead({ segment, offset }),
-      storeAwaited: (key, mask) => this.#enqueueStores(key, mask),
+      storeAwaited: (key, mask) => this.tier.enqueueStores(key, mask),
       tokensBound: (key) => this.kvEvents.tokensBound(key),
       becameResident: (key) => this.kvEvents.becameResident(key),
       leftL1: (key) => this.kvEvents.leftL1(key),
@@ -86,91 +79,30 @@ export class StorageManager {
   }
 
   get adapters(): readonly AttachedAdapter[] {
-    return this.#adapters;
+    return this.tier.adapters;
+  }
+
+  /** The adapters with what works for them, in the same order. */
+  get units(): readonly AdapterUnit[] {
+    return this.tier.units;
   }
 
   /** Binds the adapters to the journal, opens them and takes up what was under way. */
-  async attach(
-    setups: readonly AdapterSetup[],
-    gate: Partial<GateOptions>,
-    adapterLog: (id: string) => AdapterLog,
-  ): Promise<void> {
-    let next = this.core.state.ledgers.length;
-    for (const setup of setups) {
-      const number = this.core.state.ledgers.find(({ id }) => id === setup.id)?.number ?? next++;
-      const buffers = new ObjectBuffers(this.core);
-      this.#adapters.push({ ...setup, number, gate: guardAdapter(setup.id, setup.adapter, gate), buffers });
-    }
-    if (next > ADAPTERS_MAX) {
-      throw new CacheError(
-        "LIMIT_REACHED",
-        `this state directory would know ${next} adapters, at most ${ADAPTERS_MAX}; start with a new one (--state-dir)`,
-      );
-    }
-    await this.#open(adapterLog);
-    // Only what really opened changes an account: a mistyped path must not end the right one's.
-    for (const adapter of this.#adapters) this.#recordOpened(adapter);
-    const byNumber = new Map(this.#adapters.map((adapter) => [adapter.number, adapter]));
-    endDeadTransfers(this.core, (number) => {
-      return byNumber.get(number)?.adapter.capabilities.writesOnlyFromEngineProcess ?? false;
-    });
-    for (const adapter of this.#adapters) {
-      const store = new StoreController(this.core, adapter, this.room);
-      const keeper = new L2Keeper(this.core, adapter);
-      store.onSettled = (bytes) => keeper.noteStored(bytes);
-      store.onDoubt = (keys) => keeper.doubt(keys);
-      keeper.collectDoubt();
-      this.stores.push(store);
-      this.keepers.push(keeper);
-    }
+  async attach(setups: readonly AdapterSetup[], ports: TierPorts): Promise<void> {
+    await this.tier.open(setups, ports);
+    endDeadTransfers(this.core, (number) => this.tier.writesOnlyFromEngine(number));
+    this.tier.employ();
     this.#takeUp();
     this.lookups.recover();
     this.core.commit();
-    for (const keeper of this.keepers) this.#runKeeper(keeper);
+    this.tier.start();
     this.#scheduleSweep();
-  }
-
-  /** Opens all adapters; if one cannot be opened, closes the others and says why. */
-  async #open(adapterLog: (id: string) => AdapterLog): Promise<void> {
-    const opened = await Promise.allSettled(
-      this.#adapters.map(({ id, stateDir, gate }) => gate.open({ id, stateDir, log: adapterLog(id) })),
-    );
-    const failure = opened.find((result) => result.status === "rejected");
-    if (failure === undefined) return;
-    await Promise.all(this.#adapters.map(({ gate }) => gate.close()));
-    throw failure.reason;
-  }
-
-  #runKeeper(keeper: L2Keeper): void {
-    keeper.start().catch((error: unknown) => {
-      this.core.log.error("the account of an adapter is not kept any more", { error: messageOf(error) });
-    });
-  }
-
-  #recordOpened({ id, number, adapter }: AttachedAdapter): void {
-    const known = this.core.state.ledgers[number];
-    const { location } = adapter;
-    const reset = known !== undefined && known.location !== location;
-    if (reset) {
-      this.core.log.warn("an adapter has another location than before: its accounting begins anew", {
-        adapter: id,
-        before: known.location,
-        now: location,
-      });
-    }
-    this.core.record({ type: "adapter.opened", adapter: number, id, location, reset });
-  }
-
-  #enqueueStores(key: number, mask: number): void {
-    for (const [i, adapter] of this.#adapters.entries()) {
-      if ((mask & (1 << adapter.number)) !== 0) this.stores[i]?.enqueue(key);
-    }
   }
 
   /** After a restart: stores that never settled, token records that are alive, locks whose time begins anew. */
   #takeUp(): void {
     const { state, journal } = this.core;
-    const active = this.#adapters.reduce((mask, { number }) => mask | (1 << number), 0);
+    const active = this.tier.openMask;
     const orphaned = new Map<number, number[]>();
     const refs: { segment: number; offset: number }[] = [];
     for (let slot = 0; slot < state.slots.numbers.bound; slot++) {
@@ -182,7 +114,7 @@ export class StorageManager {
       if (segment !== 0) refs.push({ segment: segment - 1, offset: state.keys.tokenOffset.get(key) });
       const awaiting = state.slots.awaiting.get(slot);
       if (awaiting === 0) continue;
-      this.#enqueueStores(key, awaiting & active);
+      this.tier.enqueueStores(key, awaiting & active);
       for (let adapter = 0; adapter < state.ledgers.length; adapter++) {
         if ((awaiting & ~active & (1 << adapter)) === 0) continue;
         const keys = orphaned.get(adapter) ?? [];
@@ -277,7 +209,7 @@ export class StorageManager {
   setQuota(cacheSalt: string, limitBytes: number): void {
     this.core.record({ type: "quota.set", cacheSalt, limitBytes });
     this.room.admit(cacheSalt, 1, 0);
-    for (const keeper of this.keepers) keeper.checkCapacity();
+    this.tier.checkCapacity();
   }
 
   removeQuota(cacheSalt: string): boolean {
@@ -308,7 +240,7 @@ export class StorageManager {
       this.clients.forget((instance) => this.handOuts.isInUse(instance));
       this.room.keepWatermark();
       this.core.signalRoom();
-      for (const store of this.stores) store.wake();
+      this.tier.wake();
     }
     this.core.commit();
     this.#housekeeping.tick();
@@ -340,7 +272,7 @@ export class StorageManager {
   }
 
   onEvent(observe: (event: CacheEvent) => void): void {
-    this.core.observers.push(observe);
+    this.core.observe(observe);
   }
 
   async #withinStopTime(work: Promise<unknown>): Promise<void> {
@@ -359,15 +291,9 @@ export class StorageManager {
     this.#cancelSweep();
     this.kvEvents.stop();
     this.writes.stop();
-    for (const keeper of this.keepers) keeper.stop();
     // Closing an adapter ends what it does by a deadline of its own, so that nothing here waits for ever.
-    const [reports] = await Promise.all([
-      Promise.all(this.#adapters.map(({ gate }) => gate.close())),
-      this.#withinStopTime(Promise.all([this.prefetch.stop(), ...this.stores.map((store) => store.stop())])),
-    ]);
-    for (const report of reports) {
-      if (report.stuck.length > 0) this.core.log.error("operations of an adapter never ended", { ...report });
-    }
+    const { closed, idle } = this.tier.stop();
+    await Promise.all([closed, this.#withinStopTime(Promise.all([this.prefetch.stop(), idle]))]);
     await this.#housekeeping.stop();
     if (!this.#stoppedInOrder) {
       this.#stoppedInOrder = true;

@@ -113,13 +113,12 @@ function l1Metrics(manager: StorageManager, c: CacheCounters): Metric[] {
 }
 
 function storeMetrics(manager: StorageManager, c: CacheCounters): Metric[] {
-  const perAdapter = (value: (index: number) => number): Sample[] =>
-    manager.adapters.map(({ id }, index) => ({
-      labels: { l2_name: id, adapter_index: String(index) },
-      value: value(index),
-    }));
-  const usage = manager.keepers.map((keeper, i) => ({
-    labels: { l2_name: manager.adapters[i]?.id ?? "" },
+  const inFlight = manager.units.map(({ adapter, store }, index) => ({
+    labels: { l2_name: adapter.id, adapter_index: String(index) },
+    value: store.inFlight,
+  }));
+  const usage = manager.units.map(({ adapter, keeper }) => ({
+    labels: { l2_name: adapter.id },
     value: keeper.usedBytes(),
   }));
   return [
@@ -165,12 +164,7 @@ function storeMetrics(manager: StorageManager, c: CacheCounters): Metric[] {
       [NAME],
       usage,
     ),
-    gauge(
-      "num_inflight_l2_stores",
-      "Stores in flight.",
-      [NAME, "adapter_index"],
-      perAdapter((i) => manager.stores[i]?.inFlight ?? 0),
-    ),
+    gauge("num_inflight_l2_stores", "Stores in flight.", [NAME, "adapter_index"], inFlight),
     gauge(
       "l2_store_adapters",
       "Adapters that take stores; `state` is `active`, or `open` where the circuit breaker keeps calls back.",

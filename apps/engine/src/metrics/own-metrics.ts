@@ -231,10 +231,10 @@ function rpcMetrics(rpc: RpcServerStatus): Metric[] {
 }
 
 function adapterMetrics(manager: StorageManager): Metric[] {
-  const { adapters, stores, keepers } = manager;
+  const { adapters, units } = manager;
   const statuses = adapters.map(({ id, gate }) => ({ id, gate: gate.status() }));
-  const per = (value: (index: number) => number): Sample[] =>
-    adapters.map(({ id }, i) => ({ labels: { l2_name: id }, value: value(i) }));
+  const per = (value: (unit: StorageManager["units"][number]) => number): Sample[] =>
+    units.map((unit) => ({ labels: { l2_name: unit.adapter.id }, value: value(unit) }));
   const errors = statuses.flatMap(({ id, gate }) =>
     Object.entries(gate.errors).map(([code, value]) => ({ labels: { l2_name: id, code }, value })),
   );
@@ -263,13 +263,13 @@ function adapterMetrics(manager: StorageManager): Metric[] {
       "l2_objects",
       "Objects of an adapter by our account.",
       [NAME],
-      per((i) => objectsOf(manager, i)),
+      per(({ adapter }) => manager.core.state.ledger(adapter.number).storedCount),
     ),
     gauge(
       "l2_queued_stores",
       "Objects that wait for an adapter.",
       [NAME],
-      per((i) => stores[i]?.queued ?? 0),
+      per(({ store }) => store.queued),
     ),
     gauge(
       "l2_waiting_operations",
@@ -284,25 +284,25 @@ function adapterMetrics(manager: StorageManager): Metric[] {
       "l2_failed_stores_total",
       "Failed stores of objects; they are tried again.",
       [NAME],
-      per((i) => stores[i]?.failedObjects ?? 0),
+      per(({ store }) => store.failedObjects),
     ),
     counter(
       "l2_given_up_stores_total",
       "Objects that an adapter will not get.",
       [NAME],
-      per((i) => stores[i]?.givenUp ?? 0),
+      per(({ store }) => store.givenUp),
     ),
     counter(
       "l2_missing_objects_total",
       "Objects of the account that a listing did not find.",
       [NAME],
-      per((i) => keepers[i]?.reconcile.missing ?? 0),
+      per(({ keeper }) => keeper.reconcile.missing),
     ),
     gauge(
       "l2_foreign_objects",
       "Objects in the last listing that no key of ours names.",
       [NAME],
-      per((i) => keepers[i]?.reconcile.foreignObjects ?? 0),
+      per(({ keeper }) => keeper.reconcile.foreignObjects),
     ),
     counter(
       "l2_length_mismatches_total",
@@ -311,9 +311,4 @@ function adapterMetrics(manager: StorageManager): Metric[] {
       otherLength,
     ),
   ];
-}
-
-function objectsOf(manager: StorageManager, index: number): number {
-  const adapter = manager.adapters[index];
-  return adapter === undefined ? 0 : manager.core.state.ledger(adapter.number).storedCount;
 }

@@ -46,6 +46,7 @@ export class L2Keeper {
   readonly #seen = new Column(Uint32Array);
   #pass = 0;
   #stopped = false;
+  readonly #endObserving: () => void;
   #evicting = false;
   #tierBytes = 0;
   /** Keys whose last store or delete is neither done nor undone for sure. Each holds its reference till then. */
@@ -68,7 +69,7 @@ export class L2Keeper {
   constructor(core: Core, adapter: AttachedAdapter) {
     this.#core = core;
     this.#adapter = adapter;
-    core.observers.push((event) => {
+    this.#endObserving = core.observe((event) => {
       // What was stored while a listing runs may lie behind its cursor.
       if (event.type === "l2.store.completed" && event.adapter === adapter.number) {
         for (const key of event.stored) this.#seen.set(key, this.#pass);
@@ -103,6 +104,7 @@ export class L2Keeper {
 
   stop(): void {
     this.#stopped = true;
+    this.#endObserving();
   }
 
   /** Notes what the last process left in doubt. Call it before anything new is stored. */

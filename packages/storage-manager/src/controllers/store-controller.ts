@@ -34,6 +34,7 @@ export class StoreController {
   #scheduled = false;
   #stopped = false;
   #idle: (() => void)[] = [];
+  readonly #endObserving: () => void;
   storedObjects = 0;
   storedBytes = 0;
   failedObjects = 0;
@@ -48,7 +49,7 @@ export class StoreController {
     this.#adapter = adapter;
     this.#room = room;
     this.#queue = new StoreQueue(core, adapter.number);
-    core.observers.push((event) => this.#observe(event));
+    this.#endObserving = core.observe((event) => this.#observe(event));
   }
 
   /** Objects that wait for this adapter. Bounded by what L1 holds. */
@@ -357,6 +358,7 @@ export class StoreController {
   /** Starts nothing more; resolves when nothing is in flight. */
   async stop(): Promise<void> {
     this.#stopped = true;
+    this.#endObserving();
     if (this.#inFlight === 0) return;
     await new Promise<void>((resolve) => {
       this.#idle.push(resolve);
