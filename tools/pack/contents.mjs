@@ -9,6 +9,8 @@ const ALLOWED = [
   /^src\/[\w/-]+\.ts$/,
   /^dist\/[\w/-]+\.(js|js\.map|d\.ts|d\.ts\.map)$/,
 ];
+/** What a package that makes packages writes. */
+const TEMPLATE = /^template\/[\w./-]+$/;
 const REQUIRED = ["package.json", "README.md", "LICENSE", "dist/index.js", "dist/index.d.ts"];
 const DEPENDENCIES = ["dependencies", "optionalDependencies", "peerDependencies", "devDependencies"];
 /** Versions that only mean something inside a workspace or on one machine. */
@@ -23,14 +25,15 @@ export function findings(packed, all) {
   );
 }
 
-function fileFindings({ files, folder }) {
+function fileFindings({ name, files, folder }) {
   const wrong = [];
   for (const path of REQUIRED) if (!files.has(path)) wrong.push(`lacks ${path}`);
   if (existsSync(join(ROOT, folder, "CHANGELOG.md")) && !files.has("CHANGELOG.md")) {
     wrong.push("lacks CHANGELOG.md: name it in `files`");
   }
   for (const [path, file] of files) {
-    if (!ALLOWED.some((pattern) => pattern.test(path))) wrong.push(`holds ${path}`);
+    const allowed = name.startsWith("create-") ? [...ALLOWED, TEMPLATE] : ALLOWED;
+    if (!allowed.some((pattern) => pattern.test(path))) wrong.push(`holds ${path}`);
     const text = file.text();
     if (text.includes(ROOT)) wrong.push(`${path} names the folder in which it was built`);
     if (path.endsWith(".map")) wrong.push(...mapFindings(path, JSON.parse(text), files));
