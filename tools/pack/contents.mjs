@@ -1,6 +1,6 @@
 // What a packed package may hold, and what its manifest must say.
-import { existsSync, readFileSync } from "node:fs";
-import { dirname, join, normalize } from "node:path";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { dirname, join, normalize, relative } from "node:path";
 import { ROOT } from "../dev/lib.mjs";
 
 const ALLOWED = [
@@ -9,8 +9,8 @@ const ALLOWED = [
   /^src\/[\w/-]+\.ts$/,
   /^dist\/[\w/-]+\.(js|js\.map|d\.ts|d\.ts\.map)$/,
 ];
-/** What a package that makes packages writes. */
-const TEMPLATE = /^template\/[\w./-]+$/;
+/** Of a package whose `files` has `template`: held equal to the repository's folder. */
+const TEMPLATE = /^template\//;
 const REQUIRED = ["package.json", "README.md", "LICENSE", "dist/index.js", "dist/index.d.ts"];
 const DEPENDENCIES = ["dependencies", "optionalDependencies", "peerDependencies", "devDependencies"];
 /** Versions that only mean something inside a workspace or on one machine. */
@@ -25,14 +25,16 @@ export function findings(packed, all) {
   );
 }
 
-function fileFindings({ name, files, folder }) {
+function fileFindings({ files, folder, manifest }) {
   const wrong = [];
+  const hasTemplate = manifest.files.includes("template");
+  if (hasTemplate) wrong.push(...templateFindings(files, folder));
   for (const path of REQUIRED) if (!files.has(path)) wrong.push(`lacks ${path}`);
   if (existsSync(join(ROOT, folder, "CHANGELOG.md")) && !files.has("CHANGELOG.md")) {
     wrong.push("lacks CHANGELOG.md: name it in `files`");
   }
   for (const [path, file] of files) {
-    const allowed = name.startsWith("create-") ? [...ALLOWED, TEMPLATE] : ALLOWED;
+    const allowed = hasTemplate ? [...ALLOWED, TEMPLATE] : ALLOWED;
     if (!allowed.some((pattern) => pattern.test(path))) wrong.push(`holds ${path}`);
     const text = file.text();
     if (text.includes(ROOT)) wrong.push(`${path} names the folder in which it was built`);
@@ -40,6 +42,21 @@ function fileFindings({ name, files, folder }) {
   }
   if (files.get("LICENSE")?.text() !== licence) wrong.push("LICENSE is not the repository's");
   return wrong;
+}
+
+/** Package managers leave some files out by their names alone: .gitignore, a nested package.json's exclusions. */
+function templateFindings(files, folder) {
+  const wrong = [];
+  const there = new Set([...files.keys()].filter((path) => TEMPLATE.test(path)));
+  const names = readdirSync(join(ROOT, folder, "template"), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(join(ROOT, folder), join(entry.parentPath ?? entry.path, entry.name)));
+  for (const path of names) {
+    if (!there.delete(path)) wrong.push(`lacks ${path}`);
+    else if (files.get(path).text() !== readFileSync(join(ROOT, folder, path), "utf8"))
+      wrong.push(`${path} differs`);
+  }
+  return [...wrong, ...[...there].map((path) => `holds ${path}, which the repository lacks`)];
 }
 
 /** A source map leads to sources that are in the package. */

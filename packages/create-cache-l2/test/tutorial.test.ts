@@ -1,12 +1,11 @@
 import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { createPackage } from "../src/index.ts";
-import { blocksOf, linkDependencies, ROOT, sh, shortened } from "./workplace.ts";
+import { linkDependencies, loadTutorial, ROOT, sh, shortened } from "./workplace.ts";
 
-const TUTORIAL = join(ROOT, "docs", "tutorial", "write-an-l2-adapter.md");
 const directory = mkdtempSync(join(tmpdir(), "cache-l2-tutorial-"));
 const children: ReturnType<typeof spawn>[] = [];
 afterAll(() => {
@@ -44,24 +43,17 @@ async function startDepot(target: string): Promise<string> {
 test("the tutorial's code makes an adapter that passes, is found, and packs", {
   timeout: 120_000,
 }, async () => {
-  const blocks = blocksOf(readFileSync(TUTORIAL, "utf8"));
+  const { tutorialBlocks, followTutorial, reportTo } = await loadTutorial();
+  for (const { language, file, text } of tutorialBlocks()) {
+    if (file === null) expect(language, `a block that is neither a file nor commands: ${text}`).toBe("sh");
+  }
   const { directory: target } = createPackage("depot", join(directory, "tutorial", "cache-l2-depot"));
   linkDependencies(target);
-  for (const { language, file, text } of blocks) {
-    if (file === null) expect(language, `a block that is neither a file nor commands: ${text}`).toBe("sh");
-    else {
-      mkdirSync(dirname(join(target, file)), { recursive: true });
-      writeFileSync(join(target, file), text);
-    }
-  }
-  const commands = blocks.filter(({ run }) => run).map(({ text }) => text.trim());
-  expect(commands).toEqual(["npm test", "npm run report", "npm pack --dry-run"]);
+  expect(followTutorial(target)).toEqual(["npm test", "npm run report", "npm pack --dry-run"]);
   await expectGreen(target);
 
   const url = await startDepot(target);
-  const config = readFileSync(join(target, "conformance.json"), "utf8");
-  expect(config).toContain("http://127.0.0.1:8123/");
-  writeFileSync(join(target, "conformance.json"), config.replace("http://127.0.0.1:8123/", url));
+  reportTo(target, url);
   const [report, listing, packed] = await Promise.all([
     // All laws have been tried above: here it counts that the command reaches the server.
     sh(target, `npm run report -- --law list.exact --law reopen.keeps --law shared.visible --no-benchmark`),

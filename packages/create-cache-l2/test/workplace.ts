@@ -64,16 +64,16 @@ export interface Block {
   readonly text: string;
 }
 
-/** All fenced blocks of a Markdown text. */
-export function blocksOf(markdown: string): Block[] {
-  return [...markdown.matchAll(/^(`{3,})(\w+)(?: (.*))?\n([\s\S]*?)^\1$/gm)].map(
-    ([, , language, info = "", text]) => ({
-      language: language ?? "",
-      file: /^file=(\S+)$/.exec(info)?.[1] ?? null,
-      run: info === "run",
-      text: text ?? "",
-    }),
-  );
+interface Tutorial {
+  tutorialBlocks(): Block[];
+  followTutorial(directory: string): string[];
+  reportTo(directory: string, url: string): void;
+}
+
+/** What takes the tutorial's code out of its text. */
+export async function loadTutorial(): Promise<Tutorial> {
+  // Not typed: a program that runs on a bare Node.
+  return (await import(String(new URL("../../../tools/pack/tutorial.mjs", import.meta.url)))) as Tutorial;
 }
 
 /** `text` with the path of this machine's clone cut out, for messages. */

@@ -113,6 +113,15 @@ test.each<[string, Record<string, string | null>, object, string]>([
   expect(changed("@cache/l2-fs", files, manifest)).toContain(finding);
 });
 
+test("a template that came out of the packing incomplete is found", () => {
+  const change = { "template/_gitignore": null, "template/src/store.ts": "", "template/.gitignore": "" };
+  expect(changed("create-cache-l2", change)).toEqual([
+    "create-cache-l2: lacks template/_gitignore",
+    "create-cache-l2: template/src/store.ts differs",
+    "create-cache-l2: holds template/.gitignore, which the repository lacks",
+  ]);
+});
+
 test("an output without a source is found", () => {
   const packed = all.find((found) => found.name === "@cache/l2-fs")!;
   const files = new Map(packed.files).set("dist/gone.js", { mode: 0o644, size: 0, text: () => "" });
