@@ -2,6 +2,7 @@ import { type Bitmap, messageOf, type SizedKey } from "@cache/contracts";
 import type { Core } from "../core.ts";
 import { L2 } from "../state/ledger.ts";
 import type { Transfer } from "../state/records.ts";
+import { forgetAbsent } from "./absent-keys.ts";
 import type { AttachedAdapter } from "./attached-adapter.ts";
 import type { BorrowedBuffers } from "./object-buffers.ts";
 
@@ -48,6 +49,7 @@ export async function runLoad(core: Core, batch: LoadBatch): Promise<Bitmap | nu
     return finishing;
   };
   const settled = call.settled.then(async () => {
+    noteAbsent(core, batch, call.lateResult(), call.failures());
     const arrived = await finishOnce(call.lateResult());
     memory.giveBack();
     unpin();
@@ -56,10 +58,28 @@ export async function runLoad(core: Core, batch: LoadBatch): Promise<Bitmap | nu
   try {
     const bits = await call.outcome;
     // Positions without an answer may still be written to: they end with the call.
-    return call.failures().size > 0 ? await settled : await finishOnce(bits);
+    if (call.failures().size > 0) return await settled;
+    noteAbsent(core, batch, bits, call.failures());
+    return await finishOnce(bits);
   } catch (error) {
     core.log.debug("a load from L2 failed", { adapter: holder.id, error: messageOf(error) });
     return null;
+  }
+}
+
+/** What was there at the lookup and is not now, the adapter has lost. Never throws. */
+function noteAbsent(
+  core: Core,
+  { holder, transfer, keys }: LoadBatch,
+  bits: Bitmap | null,
+  failures: ReadonlyMap<number, unknown>,
+): void {
+  if (bits === null || core.state.transfers.get(transfer.number) !== transfer) return;
+  try {
+    const absent = keys.filter((_, i) => !bits.has(i) && !failures.has(i));
+    forgetAbsent(core, holder.number, transfer.layout, absent);
+  } catch (error) {
+    core.log.warn("lost objects could not be noted", { adapter: holder.id, error: messageOf(error) });
   }
 }
 

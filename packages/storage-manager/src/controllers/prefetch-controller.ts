@@ -1,43 +1,17 @@
-import {
-  type Bitmap,
-  keyString,
-  messageOf,
-  type ObjectKey,
-  objectKey,
-  type SizedKey,
-} from "@cache/contracts";
+import { type Bitmap, messageOf, objectKey, type SizedKey } from "@cache/contracts";
 import type { Core } from "../core.ts";
 import { WRITER } from "../events/definitions.ts";
 import { groupNumbers, type LookupCells } from "../l1/lookups.ts";
 import type { Room } from "../l1/room.ts";
 import { L2 } from "../state/ledger.ts";
 import type { Session } from "../state/records.ts";
+import { forgetAbsent } from "./absent-keys.ts";
 import type { AttachedAdapter } from "./attached-adapter.ts";
 import { runLoad } from "./load-batch.ts";
+import { coversAll, type Job, loadId, type Wanted } from "./prefetch-job.ts";
 
 /** Objects of one load: small enough that the first ones are there early. */
 const LOAD_BATCH_OBJECTS_MAX = 64;
-
-interface Job {
-  readonly cells: LookupCells;
-  readonly session: Session;
-  readonly tokens: ReadonlyMap<number, Uint8Array>;
-  readonly done: (alive: boolean) => void;
-  /** Ranges that eviction must leave until the lookup has its locks. */
-  readonly pinned: number[];
-  cancelTimer: () => void;
-  cancelled: boolean;
-  finished: boolean;
-}
-
-/** A cell that L1 lacks. */
-interface Wanted {
-  readonly cell: number;
-  readonly chunk: number;
-  readonly key: ObjectKey;
-  /** Adapters that have it and hold a lock for it, preferred first. */
-  holders: AttachedAdapter[];
-}
 
 /** Loads what a lookup lacks from L2 into L1: the longest prefix that the adapters can give in time. */
 export class PrefetchController {
@@ -228,6 +202,8 @@ export class PrefetchController {
             const found = asked.filter((_, i) => bits.has(i));
             if (over) adapter.gate.unlock(found.map(({ key }) => key));
             else answered.set(adapter, found);
+            const absent = asked.filter((_, i) => !bits.has(i) && !call.failures().has(i));
+            this.#forget(adapter, job, absent);
           })
           .catch((error: unknown) => {
             this.#core.log.debug("a lookup in L2 failed", { adapter: adapter.id, error: messageOf(error) });
@@ -244,6 +220,15 @@ export class PrefetchController {
     });
     for (const adapter of adapters)
       for (const want of answered.get(adapter) ?? []) want.holders.push(adapter);
+  }
+
+  /** An adapter has not what its account says: next time it gets these objects again. */
+  #forget(adapter: AttachedAdapter, job: Job, absent: readonly Wanted[]): void {
+    if (absent.length === 0) return;
+    const groups = groupNumbers(this.#core, job.cells);
+    const keys = absent.map((want) => this.#findKey(job.cells, groups, want));
+    forgetAbsent(this.#core, adapter.number, job.cells.layout, keys);
+    this.#core.commit();
   }
 
   /** Number of a cell's key, -1 if unknown. `groups` as `groupNumbers` gives them now. */
@@ -418,24 +403,4 @@ export class PrefetchController {
       this.#idle.push(resolve);
     });
   }
-}
-
-function loadId(job: Job, want: Wanted): string {
-  return `${job.cells.layout}@${keyString(want.key)}`;
-}
-
-/** True if every cell is held by an adapter such that all preferred before it have answered. */
-function coversAll(
-  wanted: readonly Wanted[],
-  adapters: readonly AttachedAdapter[],
-  answered: ReadonlyMap<AttachedAdapter, readonly Wanted[]>,
-): boolean {
-  const covered = new Set<Wanted>();
-  for (const adapter of adapters) {
-    const found = answered.get(adapter);
-    if (found === undefined) return false;
-    for (const want of found) covered.add(want);
-    if (covered.size === wanted.length) return true;
-  }
-  return false;
 }

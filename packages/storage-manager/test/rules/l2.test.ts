@@ -1,4 +1,4 @@
-import type { L2Adapter } from "@cache/contracts";
+import type { L2Adapter, ObjectKey } from "@cache/contracts";
 import type { MockAdapter } from "@cache/l2-mock";
 import { beforeEach, describe, expect, it } from "vitest";
 import { mockAdapter, startEngine, type TestEngine } from "../support/engine.ts";
@@ -37,6 +37,10 @@ function withoutDelete(mock: MockAdapter): L2Adapter {
     status: () => mock.status(),
     close: () => mock.close(),
   };
+}
+
+function nameOf({ state: { keys } }: TestEngine, key: number): ObjectKey {
+  return { chunkHash: Uint8Array.from(keys.hash.get(key)), ...keys.groupOfKey(key) };
 }
 
 describe("an object that was stored", () => {
@@ -335,6 +339,57 @@ describe("the account of an adapter", () => {
     for (let i = 0; i < 5; i++) await engine.pass(SECOND);
     expect(engine.eventsOf("l2.keys.deleted").map(({ reason }) => reason)).toEqual(["missing in a listing"]);
     expect(engine.state.ledger(0).storedCount).toBe(2);
+  });
+
+  it("drops what a lookup does not find, and stores it there again", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    l2.control.dropKeys([nameOf(engine, 0), nameOf(engine, 2)]);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(0);
+    const deleted = engine.eventsOf("l2.keys.deleted");
+    expect(deleted.map(({ keys, reason }) => [keys, reason])).toEqual([[[0, 2], "missing in a lookup"]]);
+    expect(engine.state.ledger(0)).toMatchObject({ storedCount: 1, ownBytes: 4_096 });
+    await engine.store(1n, chat.range({ requestId: "again" }));
+    await engine.settle();
+    await engine.manager.clear(true);
+    expect(await engine.fetch(1n, chat.lookup({ requestId: "later" }))).toBe(3);
+    checkInvariants(engine);
+  });
+
+  it("drops what went between lookup and load, and stores it there again", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    const release = l2.control.hang("load");
+    engine.turn((manager) => manager.lookups.lookup(chat.lookup()));
+    await engine.until(() => l2.control.callCount("load") > 0);
+    l2.control.dropKeys([nameOf(engine, 1)]);
+    release();
+    await engine.settle();
+    expect(engine.query("request")).toBe(1);
+    expect(engine.eventsOf("l2.keys.deleted").map(({ keys }) => keys)).toEqual([[1]]);
+    engine.endSession("request");
+    await engine.store(1n, chat.range({ requestId: "again" }));
+    await engine.settle();
+    await engine.manager.clear(true);
+    expect(await engine.fetch(1n, chat.lookup({ requestId: "later" }))).toBe(3);
+    checkInvariants(engine);
+  });
+
+  it("keeps what a lookup or a load could not ask for", async () => {
+    const engine = await engineWith({ l2 });
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    for (const operation of ["lookup", "load"] as const) {
+      l2.control.failNext(operation, 1);
+      expect(await engine.fetch(1n, chat.lookup({ requestId: operation }))).toBe(0);
+    }
+    expect(engine.eventsOf("l2.keys.deleted")).toEqual([]);
+    expect(engine.state.ledger(0).storedCount).toBe(3);
   });
 
   it("begins anew where an id has another location", async () => {
