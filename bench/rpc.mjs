@@ -9,12 +9,12 @@
  * where its time went; profiling slows it down, so take figures without it. Build first.
  */
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { machineFacts, peerEnvironment, ROOT, say } from "./lib/common.mjs";
+import { longestPauses, MONITOR_FLAG } from "./lib/pauses.mjs";
 import { hottest } from "./lib/profile.mjs";
 
 const { values: options } = parseArgs({
@@ -28,7 +28,8 @@ const { values: options } = parseArgs({
   },
 });
 const pauses = mkdtempSync(join(tmpdir(), "cache-bench-pauses-"));
-const nodeFlags = [`--import=${pathToFileURL(join(ROOT, "bench", "lib", "loop-monitor.mjs")).href}`];
+const pauseFile = join(pauses, "pauses.txt");
+const nodeFlags = [MONITOR_FLAG];
 if (options.profile !== undefined) {
   mkdirSync(options.profile, { recursive: true });
   nodeFlags.push("--cpu-prof", `--cpu-prof-dir=${resolve(options.profile)}`);
@@ -45,12 +46,12 @@ try {
   const done = spawnSync(
     join(resolve(options.peers), "bin", "python"),
     [join(ROOT, "bench", "rpc.py"), ...passed],
-    { stdio: "inherit", env: { ...peerEnvironment(), CACHE_BENCH_PAUSES: pauses, PEERS_NODE: node } },
+    { stdio: "inherit", env: { ...peerEnvironment(), PEERS_PAUSES: pauseFile, PEERS_NODE: node } },
   );
-  for (const name of readdirSync(pauses).filter((file) => file.endsWith(".json"))) {
-    const { maxMs, p99Ms, meanMs } = JSON.parse(readFileSync(join(pauses, name), "utf8"));
+  for (const { ownMs, wholeMs } of longestPauses(pauseFile)) {
     say(
-      `event loop of an engine: longest pause ${maxMs.toFixed(1)} ms, p99 ${p99Ms.toFixed(2)} ms, mean ${meanMs.toFixed(2)} ms`,
+      `event loop of an engine: longest pause of its own ${ownMs.toFixed(1)} ms ` +
+        `(${wholeMs.toFixed(1)} ms with the time in which other programs had its processor)`,
     );
   }
   if (options.profile !== undefined) {
