@@ -1,9 +1,10 @@
+import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:http";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { EngineView } from "../src/engine-seam.ts";
 import { hostAllowed, isLoopbackAddress } from "../src/http/guard.ts";
 import { HttpCounts } from "../src/http/http-counts.ts";
@@ -264,6 +265,18 @@ test("every refused request is counted by its reason, and answered", async () =>
     refusals: { host: 1, origin: 2, content_type: 1, body: 1, malformed: 2 },
   });
   expect(cleared).toEqual([]);
+});
+
+test("a client that is refused and does not close its side keeps no connection", async () => {
+  const port = Number(new URL(server.address).port);
+  const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true }, () =>
+    socket.write("NONSENSE\r\n\r\n"),
+  );
+  socket.on("error", () => undefined);
+  socket.resume();
+  await once(socket, "end");
+  await vi.waitFor(() => expect(counts.figures()).toMatchObject({ connections: 0 }), 5_000);
+  socket.destroy();
 });
 
 test("a body that is nested deeply is refused: it could not be told in a reply", async () => {

@@ -17,6 +17,8 @@ const REQUEST_TIMEOUT_MS = 10_000;
 const CONNECTIONS_MAX = 256;
 /** How often late requests are looked for, in milliseconds; Node's default would let them hold all connections for 30 s more. */
 const LATE_CHECK_MS = 1000;
+/** From an answer that ends a connection until it is closed, in milliseconds. */
+const LINGER_MS = 1000;
 
 /** Where and for whom to serve. */
 export interface HttpServerOptions {
@@ -116,6 +118,8 @@ function watch(server: Server, counts: HttpCounts): void {
         ? "431 Request Header Fields Too Large"
         : "400 Bad Request";
     socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\n\r\n`);
+    // A client that does not close its side would keep the place of another; at once, it might not see the answer.
+    setTimeout(() => socket.destroy(), LINGER_MS).unref();
   });
 }
 
