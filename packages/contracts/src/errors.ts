@@ -59,6 +59,8 @@ export const CACHE_ERROR_CODES = [
   "OPERATION_REFUSED",
   /** A bound (queue, sessions, waiters, message size) is reached. */
   "LIMIT_REACHED",
+  /** What was asked for collides with what is there, or with another change that is under way. */
+  "CONFLICT",
   /** The engine runs without its journal until it can be written again. */
   "DEGRADED",
   /** The address cannot be bound. */

@@ -1,3 +1,11 @@
+export type { Copies } from "./controllers/account-slices.ts";
+export type {
+  AdapterChanges,
+  ChangeUnderWay,
+  DrainReport,
+  RemovalOptions,
+  RemovalReport,
+} from "./controllers/adapter-changes.ts";
 export type { AdapterSetup, L2EvictionSpec } from "./controllers/attached-adapter.ts";
 export type { CoreLog } from "./core.ts";
 export { decodeEvent, encodeEvent } from "./events/codec.ts";
@@ -22,6 +30,7 @@ export { GATE_DEFAULTS, type GateOptions } from "./l2-gate/index.ts";
 export type { Operator, QuotaFigures, WarmRequest, WarmStatus } from "./operator.ts";
 export { type Clock, DEFAULT_OPTIONS, type StorageManagerOptions, systemClock } from "./options.ts";
 export type { OpenPool, RecoveryReport } from "./recovery.ts";
-export type { StorageStatus } from "./status.ts";
+export type { AdapterStage } from "./state/adapter-changes.ts";
+export { stageOf, type StorageStatus } from "./status.ts";
 export { identitySuffix, openStorageManager, type StorageManagerSetup } from "./open-storage-manager.ts";
 export type { StorageManager } from "./storage-manager.ts";

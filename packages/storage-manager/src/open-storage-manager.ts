@@ -3,11 +3,14 @@ import { type AdapterLog, type L1MemoryDesc, messageOf } from "@cache/contracts"
 import type { Journal, JournalRecovery } from "@cache/journal";
 import { createL1Allocator } from "@cache/l1-memory";
 import type { AdapterSetup } from "./controllers/attached-adapter.ts";
+import { ofAdded } from "./controllers/l2-tier.ts";
 import { Core, type CoreLog } from "./core.ts";
 import { L1Space } from "./l1/space.ts";
 import type { GateOptions } from "./l2-gate/index.ts";
 import { type Clock, DEFAULT_OPTIONS, type StorageManagerOptions, systemClock } from "./options.ts";
 import { foldJournal, type OpenPool, openPoolFor, rangesInUse } from "./recovery.ts";
+import { type AdapterPlan, planAdapters } from "./state/adapter-changes.ts";
+import type { CacheState } from "./state/cache-state.ts";
 import { StorageManager } from "./storage-manager.ts";
 
 /** Views of one mapping end here on Node 20; no object crosses it. */
@@ -20,6 +23,10 @@ export interface StorageManagerSetup {
   readonly openPool: OpenPool;
   /** Makes the configured adapters, in order of preference; does no I/O. */
   readonly makeAdapters: (l1: L1MemoryDesc) => readonly AdapterSetup[];
+  /** Makes an adapter that was added while an earlier engine ran, from its configuration (JSON). */
+  readonly makeAdded?: (id: string, config: string, l1: L1MemoryDesc) => Promise<AdapterSetup>;
+  /** What operators changed about the adapters of earlier engines on this state: default `keep`. */
+  readonly adapterChanges?: "keep" | "forget";
   readonly options?: Partial<StorageManagerOptions>;
   readonly gate?: Partial<GateOptions>;
   readonly clock?: Clock;
@@ -83,8 +90,48 @@ export async function openStorageManager(setup: StorageManagerSetup): Promise<St
     damage: recovery.damage === null ? null : `${recovery.damage.segment} at byte ${recovery.damage.offset}`,
     cleanStop,
   });
-  await manager.attach(setup.makeAdapters(pool.desc), { gate: setup.gate ?? {}, log: setup.adapterLog });
+  const configured = setup.makeAdapters(pool.desc);
+  const plan = planOf(setup, configured, state);
+  const added = await makeAdded(setup, plan, configured, pool.desc);
+  const setups = [...configured.filter(({ id }) => !plan.without.has(id)), ...added];
+  await manager.attach(setups, { gate: setup.gate ?? {}, log: setup.adapterLog }, plan);
   return manager;
+}
+
+/** Which adapters to open: the command line's and the changes that earlier engines took. */
+function planOf(
+  { adapterChanges }: StorageManagerSetup,
+  configured: readonly AdapterSetup[],
+  state: CacheState,
+): AdapterPlan {
+  const changes = [...state.adapterChanges.values()];
+  if (adapterChanges === "forget") {
+    const dropped = changes.map(({ id }) => ({ id, reason: "--runtime-adapters forget" }));
+    return { without: new Set(), added: [], unfinished: [], dropped };
+  }
+  return planAdapters(
+    configured.map(({ id, base }) => ({ id, base: base ?? "" })),
+    changes,
+  );
+}
+
+async function makeAdded(
+  setup: StorageManagerSetup,
+  plan: AdapterPlan,
+  configured: readonly AdapterSetup[],
+  l1: L1MemoryDesc,
+): Promise<AdapterSetup[]> {
+  const setups: AdapterSetup[] = [];
+  for (const { id, config } of plan.added) {
+    try {
+      if (setup.makeAdded === undefined) throw new TypeError("nobody here makes adapters that were added");
+      const base = configured.find((one) => one.id === id)?.base ?? "";
+      setups.push({ ...(await setup.makeAdded(id, config, l1)), base, added: true });
+    } catch (error) {
+      throw ofAdded(id, error);
+    }
+  }
+  return setups;
 }
 
 function recordNewPool(core: Core, reason: string): void {

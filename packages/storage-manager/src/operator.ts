@@ -216,7 +216,7 @@ export class Operator {
     const { state } = this.#parts.core;
     let usedBytes = state.tenants.get(cacheSalt)?.bytes ?? 0;
     for (const ledger of state.ledgers)
-      usedBytes = Math.max(usedBytes, ledger?.bytesBySalt.get(cacheSalt) ?? 0);
+      if (ledger.active) usedBytes = Math.max(usedBytes, ledger.bytesBySalt.get(cacheSalt) ?? 0);
     return { cacheSalt, limitBytes: state.quotas.get(cacheSalt) ?? null, usedBytes };
   }
 

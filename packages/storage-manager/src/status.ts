@@ -1,4 +1,5 @@
 import type { AdapterUnit } from "./controllers/l2-tier.ts";
+import type { AdapterStage } from "./state/adapter-changes.ts";
 import type { StorageManager } from "./storage-manager.ts";
 
 /** The storage part of `GET /status`: LMCache's names where it has them, plain JSON. */
@@ -48,6 +49,11 @@ export function statusOf(manager: StorageManager): StorageStatus {
       over_quota: manager.writes.overQuota,
     },
     l2_adapters: manager.units.map((unit) => adapterStatus(manager, unit)),
+    l2_adapter_change: changeStatus(manager),
+    l2_adapters_unsettled: manager.tier.retired.map(({ adapter }) => ({
+      id: adapter.id,
+      ...adapter.gate.status().stuck,
+    })),
     tenants: tenantStatus(manager),
     held_back: manager.handOuts.held(),
     bounce_buffer_bytes: manager.adapters.reduce((sum, { buffers }) => sum + buffers.bounceBytes, 0),
@@ -97,6 +103,8 @@ function adapterStatus(manager: StorageManager, { adapter, store, keeper }: Adap
     ...own,
     id: adapter.id,
     location: adapter.adapter.location,
+    stage: stageOf(manager, adapter.id),
+    added: adapter.added ?? false,
     is_healthy: own.isHealthy && adapter.gate.canTry(),
     backend: own.type,
     stored_object_count: ledger.storedCount,
@@ -117,6 +125,18 @@ function adapterStatus(manager: StorageManager, { adapter, store, keeper }: Adap
   };
 }
 
+/** Where an adapter of the engine stands. */
+export function stageOf({ core }: StorageManager, id: string): AdapterStage {
+  return core.state.adapterChanges.get(id)?.stage ?? "active";
+}
+
+function changeStatus({ changes, core }: StorageManager): StorageStatus | null {
+  const { underWay } = changes;
+  if (underWay === null) return null;
+  const { operation, id, sinceMs } = underWay;
+  return { operation, id, seconds: Math.round((core.now() - sinceMs) / 1_000) };
+}
+
 function tenantStatus(manager: StorageManager): StorageStatus {
   const { state } = manager.core;
   const salts = new Set([...state.quotas.keys(), ...state.tenants.keys()]);
@@ -125,7 +145,8 @@ function tenantStatus(manager: StorageManager): StorageStatus {
     const limit = state.quotas.get(salt);
     const usage = state.tenants.get(salt);
     let l2Bytes = 0;
-    for (const ledger of state.ledgers) l2Bytes = Math.max(l2Bytes, ledger?.bytesBySalt.get(salt) ?? 0);
+    for (const ledger of state.ledgers)
+      if (ledger.active) l2Bytes = Math.max(l2Bytes, ledger.bytesBySalt.get(salt) ?? 0);
     tenants[salt === "" ? "_default" : salt] = {
       limit_gb: limit === undefined ? null : limit / GIB,
       l1_bytes: usage?.bytes ?? 0,

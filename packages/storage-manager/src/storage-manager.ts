@@ -1,5 +1,6 @@
 import { messageOf } from "@cache/contracts";
 import type { AdapterSetup, AttachedAdapter } from "./controllers/attached-adapter.ts";
+import { AdapterChanges } from "./controllers/adapter-changes.ts";
 import { type AdapterUnit, L2Tier, type TierPorts } from "./controllers/l2-tier.ts";
 import { PrefetchController } from "./controllers/prefetch-controller.ts";
 import type { Core } from "./core.ts";
@@ -16,6 +17,7 @@ import { endDeadTransfers, type RecoveryReport } from "./recovery.ts";
 import { Housekeeping } from "./housekeeping.ts";
 import { KvEvents } from "./kv-events/kv-events.ts";
 import { Operator } from "./operator.ts";
+import type { AdapterPlan } from "./state/adapter-changes.ts";
 import { SLOT } from "./state/slot-table.ts";
 import { statusOf, type StorageStatus } from "./status.ts";
 
@@ -41,6 +43,8 @@ export class StorageManager {
   readonly operator: Operator;
   readonly recoveryReport: RecoveryReport;
   readonly tier: L2Tier;
+  /** Adapters come and go through it. */
+  readonly changes: AdapterChanges;
   readonly #locks: LockClock;
   readonly #housekeeping: Housekeeping;
   #cancelSweep = (): void => {};
@@ -55,7 +59,8 @@ export class StorageManager {
     this.clients = new Clients(core);
     this.handOuts = new HandOuts(core, this.clients);
     this.#locks = new LockClock(core);
-    this.prefetch = new PrefetchController(core, this.room, () => this.tier.adapters);
+    this.prefetch = new PrefetchController(core, this.room, () => this.tier.readers);
+    this.changes = new AdapterChanges(core, this.tier, this.prefetch);
     this.lookups = new Lookups(core, this.#locks, this.prefetch);
     this.writes = new Writes(core, this.clients, this.handOuts, this.room);
     this.reads = new Reads(core, this.clients, this.handOuts);
@@ -88,8 +93,8 @@ export class StorageManager {
   }
 
   /** Binds the adapters to the journal, opens them and takes up what was under way. */
-  async attach(setups: readonly AdapterSetup[], ports: TierPorts): Promise<void> {
-    await this.tier.open(setups, ports);
+  async attach(setups: readonly AdapterSetup[], ports: TierPorts, plan: AdapterPlan): Promise<void> {
+    await this.tier.open(setups, ports, () => this.#endChanges(plan));
     endDeadTransfers(this.core, (number) => this.tier.writesOnlyFromEngine(number));
     this.tier.employ();
     this.#takeUp();
@@ -97,6 +102,26 @@ export class StorageManager {
     this.core.commit();
     this.tier.start();
     this.#scheduleSweep();
+  }
+
+  /** Changes that the command line has overtaken, and removals that the last process did not live to finish. */
+  #endChanges({ dropped, unfinished }: AdapterPlan): void {
+    const { state } = this.core;
+    for (const { id, reason } of dropped) {
+      this.core.log.warn("what was changed about an adapter while an engine ran counts no more", {
+        adapter: id,
+        reason,
+      });
+      this.core.record({ type: "adapter.change.dropped", id, reason });
+    }
+    for (const id of unfinished) {
+      const ledger = state.ledgers.find((one) => one.id === id);
+      if (ledger === undefined) continue;
+      const forget = state.adapterChanges.get(id)?.forget ?? false;
+      const reason = "the engine ended while it was being removed";
+      this.core.log.info("an adapter was being removed: that is finished now", { adapter: id });
+      this.core.record({ type: "adapter.removed", adapter: ledger.number, forget, reason });
+    }
   }
 
   /** After a restart: stores that never settled, token records that are alive, locks whose time begins anew. */
@@ -292,8 +317,9 @@ export class StorageManager {
     this.kvEvents.stop();
     this.writes.stop();
     // Closing an adapter ends what it does by a deadline of its own, so that nothing here waits for ever.
+    const changed = this.changes.stop();
     const { closed, idle } = this.tier.stop();
-    await Promise.all([closed, this.#withinStopTime(Promise.all([this.prefetch.stop(), idle]))]);
+    await Promise.all([closed, this.#withinStopTime(Promise.all([changed, this.prefetch.stop(), idle]))]);
     await this.#housekeeping.stop();
     if (!this.#stoppedInOrder) {
       this.#stoppedInOrder = true;

@@ -20,6 +20,10 @@ export interface AdapterSetup {
   readonly eviction: L2EvictionSpec | null;
   /** The pool of a fleet: eviction then takes only what this engine stored. */
   readonly shared: boolean;
+  /** Fingerprint of what the command line says of this id, without secrets; default "": it does not name it. */
+  readonly base?: string;
+  /** Added while an engine ran: no command line names it so. */
+  readonly added?: boolean;
 }
 
 /** An open adapter with its number in the journal. */

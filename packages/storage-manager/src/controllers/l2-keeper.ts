@@ -296,6 +296,7 @@ export class L2Keeper {
       let pageToken: string | undefined;
       do {
         const page = await this.#adapter.gate.listKeys({ pageSize: PAGE_KEYS, pageToken }).outcome;
+        if (this.#stopped) return;
         this.#adopt(page.entries);
         pageToken = page.nextPageToken ?? undefined;
         await this.#pause(PAGE_PAUSE_MS);

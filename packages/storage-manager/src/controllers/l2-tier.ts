@@ -1,7 +1,9 @@
-import { type AdapterLog, CacheError, messageOf } from "@cache/contracts";
+import { type AdapterLog, CacheError, isCacheError, messageOf } from "@cache/contracts";
 import type { Core } from "../core.ts";
+import { WRITER } from "../events/definitions.ts";
 import type { Room } from "../l1/room.ts";
 import { type GateOptions, guardAdapter } from "../l2-gate/index.ts";
+import type { Ledger } from "../state/ledger.ts";
 import type { AdapterSetup, AttachedAdapter } from "./attached-adapter.ts";
 import { L2Keeper } from "./l2-keeper.ts";
 import { ObjectBuffers } from "./object-buffers.ts";
@@ -27,8 +29,12 @@ export interface TierPorts {
 export class L2Tier {
   readonly #core: Core;
   readonly #room: Room;
+  #ports: TierPorts | null = null;
   #units: readonly AdapterUnit[] = [];
   #adapters: readonly AttachedAdapter[] = [];
+  #readers: readonly AttachedAdapter[] = [];
+  /** Removed, with operations that may not have settled: number and location are not given to another one. */
+  #retired: AdapterUnit[] = [];
 
   constructor(core: Core, room: Room) {
     this.#core = core;
@@ -44,42 +50,111 @@ export class L2Tier {
     return this.#adapters;
   }
 
-  /** Numbers the adapters, opens them and records that: after it their accounts are those of the journal. */
-  async open(setups: readonly AdapterSetup[], ports: TierPorts): Promise<void> {
-    const adapters = this.#numbered(setups, ports);
-    await openAll(adapters, ports);
-    // Only what really opened changes an account: a mistyped path must not end the right one's.
-    for (const adapter of adapters) this.#recordOpened(adapter);
-    this.#adapters = adapters;
+  /** Those that are asked for objects. */
+  get readers(): readonly AttachedAdapter[] {
+    return this.#readers;
   }
 
-  #numbered(setups: readonly AdapterSetup[], { gate }: TierPorts): AttachedAdapter[] {
+  /** Removed adapters with operations that have not settled. */
+  get retired(): readonly AdapterUnit[] {
+    this.#retired = this.#retired.filter(isUnsettled);
+    return this.#retired;
+  }
+
+  /**
+   * Numbers the adapters, opens them and records that: after it their accounts are those of the journal.
+   *
+   * @param whenOpen records what must stand before the openings.
+   */
+  async open(setups: readonly AdapterSetup[], ports: TierPorts, whenOpen: () => void): Promise<void> {
+    this.#ports = ports;
+    const taken = new Set<number>();
+    // Those that have a number keep it: only then may others take what is left.
+    const known = setups.filter(({ id }) => this.#ledgerOf(id) !== undefined);
+    const numbers = new Map<AdapterSetup, number>();
+    for (const setup of [...known, ...setups.filter((one) => !known.includes(one))]) {
+      const number = this.numberFor(setup, taken);
+      taken.add(number);
+      numbers.set(setup, number);
+    }
+    const adapters = setups.map((setup) => this.prepare(setup, numbers.get(setup) as number));
+    await openAll(adapters, ports);
+    // Only what really opened changes an account: a mistyped path must not end the right one's.
+    whenOpen();
+    for (const adapter of adapters) this.recordOpened(adapter);
+    this.#adapters = adapters;
+    this.#readers = adapters;
+  }
+
+  #ledgerOf(id: string): Ledger | undefined {
+    return this.#core.state.ledgers.find((ledger) => ledger.id === id);
+  }
+
+  /**
+   * The number of an adapter in the journal: its own, that of the account of the same data, a new one, or that of
+   * the smallest account without an adapter.
+   *
+   * @param taken numbers that are not free.
+   * @throws CacheError `LIMIT_REACHED`.
+   */
+  numberFor({ id, adapter }: AdapterSetup, taken: ReadonlySet<number>): number {
     const { ledgers } = this.#core.state;
-    let next = ledgers.length;
-    const adapters = setups.map((setup) => {
-      const number = ledgers.find(({ id }) => id === setup.id)?.number ?? next++;
-      const buffers = new ObjectBuffers(this.#core);
-      return { ...setup, number, gate: guardAdapter(setup.id, setup.adapter, gate), buffers };
-    });
-    if (next <= ADAPTERS_MAX) return adapters;
+    const own = this.#ledgerOf(id);
+    if (own !== undefined) return own.number;
+    const free = ledgers.filter((ledger) => !ledger.active && !taken.has(ledger.number));
+    const { persistent } = adapter.capabilities;
+    const same = free.find(({ location }) => persistent && location === adapter.location);
+    if (same !== undefined) return same.number;
+    const next = Math.max(ledgers.length, ...[...taken].map((number) => number + 1));
+    if (next < ADAPTERS_MAX) return next;
+    const [least] = free
+      .filter(({ number }) => !this.#isInUse(number))
+      .sort((a, b) => a.storedCount - b.storedCount);
+    if (least !== undefined) return least.number;
     throw new CacheError(
       "LIMIT_REACHED",
-      `this state directory would know ${next} adapters, at most ${ADAPTERS_MAX}; start with a new one (--state-dir)`,
+      `there are ${ADAPTERS_MAX} adapters, and no number is free for '${id}'; remove one`,
     );
   }
 
-  #recordOpened({ id, number, adapter }: AttachedAdapter): void {
+  /** True if a load of an earlier process, or an operation of a removed adapter, may still be under way. */
+  #isInUse(number: number): boolean {
+    if (this.retired.some(({ adapter }) => adapter.number === number)) return true;
+    for (const { writer, adapter } of this.#core.state.transfers.values())
+      if (writer === WRITER.load && adapter === number + 1) return true;
+    return false;
+  }
+
+  /** An adapter behind its gate, not yet open. */
+  prepare(setup: AdapterSetup, number: number): AttachedAdapter {
+    const gate = guardAdapter(setup.id, setup.adapter, this.#ports?.gate ?? {});
+    return { ...setup, number, gate, buffers: new ObjectBuffers(this.#core) };
+  }
+
+  openOne({ id, stateDir, gate }: AttachedAdapter): Promise<void> {
+    return gate.open({ id, stateDir, log: (this.#ports as TierPorts).log(id) });
+  }
+
+  /** True if the account under this number is of other data than the adapter's. */
+  beginsAnew({ id, number, adapter }: AttachedAdapter): boolean {
     const known = this.#core.state.ledgers[number];
-    const { location } = adapter;
-    const reset = known !== undefined && known.location !== location;
-    if (reset) {
+    if (known === undefined) return false;
+    if (known.location !== adapter.location) return true;
+    return known.id !== id && !adapter.capabilities.persistent;
+  }
+
+  recordOpened(attached: AttachedAdapter): void {
+    const { id, number, adapter } = attached;
+    const reset = this.beginsAnew(attached);
+    const known = this.#core.state.ledgers[number];
+    if (reset && known?.id === id) {
       this.#core.log.warn("an adapter has another location than before: its accounting begins anew", {
         adapter: id,
         before: known.location,
-        now: location,
+        now: adapter.location,
       });
     }
-    this.#core.record({ type: "adapter.opened", adapter: number, id, location, reset });
+    this.#core.record({ type: "adapter.opened", adapter: number, id, location: adapter.location, reset });
   }
 
   /** Gives each adapter its controllers; what is stored from now on goes to them. */
@@ -96,12 +171,34 @@ export class L2Tier {
     return { adapter, store, keeper };
   }
 
-  /** Begins what runs beside the clients' work: settling doubts and listing. */
-  start(): void {
-    for (const unit of this.#units) this.#keep(unit);
+  /** Takes in an adapter whose opening is recorded: it is asked and stored to from now on. */
+  join(adapter: AttachedAdapter): AdapterUnit {
+    const unit = this.#unitOf(adapter);
+    this.#units = [...this.#units, unit];
+    this.#adapters = [...this.#adapters, adapter];
+    this.#readers = [...this.#readers, adapter];
+    return unit;
   }
 
-  #keep({ adapter, keeper }: AdapterUnit): void {
+  /** From now on no lookup asks this adapter. */
+  endReading(adapter: AttachedAdapter): void {
+    this.#readers = this.#readers.filter((one) => one !== adapter);
+  }
+
+  /** Lets an adapter go that is closed, and whose removal is recorded. */
+  leave(unit: AdapterUnit): void {
+    this.endReading(unit.adapter);
+    this.#units = this.#units.filter((one) => one !== unit);
+    this.#adapters = this.#adapters.filter((one) => one !== unit.adapter);
+    if (isUnsettled(unit)) this.#retired = [...this.#retired, unit];
+  }
+
+  /** Begins what runs beside the clients' work: settling doubts and listing. */
+  start(): void {
+    for (const unit of this.#units) this.keep(unit);
+  }
+
+  keep({ adapter, keeper }: AdapterUnit): void {
     keeper.start().catch((error: unknown) => {
       this.#core.log.error("the account of an adapter is not kept any more", {
         adapter: adapter.id,
@@ -150,13 +247,32 @@ export class L2Tier {
   }
 }
 
+/** True while an operation of the adapter may still touch memory, or tell what it has stored. */
+function isUnsettled({ adapter, store }: AdapterUnit): boolean {
+  const { stuck, inFlight } = adapter.gate.status();
+  return stuck.operations > 0 || store.inFlight > 0 || Object.values(inFlight).some((count) => count > 0);
+}
+
 /** Opens all adapters; if one cannot be opened, closes the others and says why. */
 async function openAll(adapters: readonly AttachedAdapter[], { log }: TierPorts): Promise<void> {
   const opened = await Promise.allSettled(
     adapters.map(({ id, stateDir, gate }) => gate.open({ id, stateDir, log: log(id) })),
   );
-  const failure = opened.find((result) => result.status === "rejected");
-  if (failure === undefined) return;
+  const failed = opened.findIndex((result) => result.status === "rejected");
+  if (failed < 0) return;
   await Promise.all(adapters.map(({ gate }) => gate.close()));
-  throw failure.reason;
+  const { reason } = opened[failed] as PromiseRejectedResult;
+  throw adapters[failed]?.added === true ? ofAdded(adapters[failed].id, reason) : reason;
+}
+
+/** The error of an adapter that no command line names: it says how to start without it. */
+export function ofAdded(id: string, error: unknown): CacheError {
+  const text =
+    `adapter '${id}' was added while an engine ran on this state and cannot be opened: ${messageOf(error)}; ` +
+    "mend that, or start once with --runtime-adapters forget: the command line's adapters alone";
+  return new CacheError(codeOf(error), text, { cause: error });
+}
+
+function codeOf(error: unknown): CacheError["code"] {
+  return isCacheError(error) ? error.code : "BACKEND_UNAVAILABLE";
 }

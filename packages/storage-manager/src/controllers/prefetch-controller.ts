@@ -24,6 +24,8 @@ export class PrefetchController {
   readonly #loading = new Map<string, Promise<boolean>>();
   /** Answered in a moment with what L1 has: the queue was full. */
   readonly #turnedAway = new Set<Job>();
+  /** Running jobs that have asked an adapter, and may hold locks there or load from it. */
+  readonly #users = new Map<AttachedAdapter, number>();
   #stopped = false;
   #idle: (() => void)[] = [];
   /** Writes token records of loaded chunks. */
@@ -155,10 +157,25 @@ export class PrefetchController {
     for (const offset of job.pinned.splice(0)) this.#core.space.unpin(offset);
   }
 
+  /** Running prefetches that have asked this adapter. */
+  usersOf(adapter: AttachedAdapter): number {
+    return this.#users.get(adapter) ?? 0;
+  }
+
+  #use(adapters: readonly AttachedAdapter[], sign: 1 | -1): void {
+    for (const adapter of adapters) {
+      const users = this.usersOf(adapter) + sign;
+      if (users > 0) this.#users.set(adapter, users);
+      else this.#users.delete(adapter);
+    }
+  }
+
   async #work(job: Job): Promise<void> {
     const wanted = this.#wanted(job);
+    const adapters = this.#adapters().filter(({ gate }) => gate.canTry());
+    this.#use(adapters, 1);
     try {
-      await this.#lookUp(job, wanted);
+      await this.#lookUp(job, wanted, adapters);
       let rest = this.#plan(job, wanted);
       while (rest.length > 0 && !job.cancelled && !job.finished && this.#core.healthy) {
         rest = await this.#loadRound(job, rest);
@@ -167,6 +184,7 @@ export class PrefetchController {
       for (const want of wanted) {
         for (const holder of want.holders) holder.gate.unlock([want.key]);
       }
+      this.#use(adapters, -1);
     }
   }
 
@@ -186,8 +204,7 @@ export class PrefetchController {
   }
 
   /** Asks all adapters at once; goes on as soon as the preferred ones have everything. */
-  async #lookUp(job: Job, wanted: readonly Wanted[]): Promise<void> {
-    const adapters = this.#adapters().filter(({ gate }) => gate.canTry());
+  async #lookUp(job: Job, wanted: readonly Wanted[], adapters: readonly AttachedAdapter[]): Promise<void> {
     const answered = new Map<AttachedAdapter, Wanted[]>();
     let over = false;
     await new Promise<void>((resolve) => {

@@ -289,7 +289,8 @@ export class StoreController {
     if (hopeless.length > 0) this.#giveUp(hopeless, text);
     if (failed.length > 0) this.#failed(failed, text, stored.length > 0);
     if (doubtful.length > 0) this.#leaveInDoubt(doubtful);
-    if (stored.length > 0) this.#leaveL1(stored);
+    // Of an adapter that was removed meanwhile the keys may be another's by now.
+    if (stored.length > 0 && !this.#stopped) this.#leaveL1(stored);
     this.#core.commit();
     this.#core.signalRoom();
     this.onSettled(bytes);

@@ -289,6 +289,42 @@ export const EVENT_DEFINITIONS = {
     fields: { cacheSalt: "text" },
     meaning: "A tenant has no limit any more.",
   }),
+  "adapter.added": define({
+    code: 33,
+    version: 1,
+    fields: {
+      id: "text",
+      /** Fingerprint of what the command line says of this id; "" if it does not name it. */
+      base: "text",
+      /** JSON as `--l2-adapter` takes it; holds no secret. */
+      config: "text",
+    },
+    meaning: "An operator added an adapter while the engine ran; it is opened at each start from now on.",
+  }),
+  "adapter.draining": define({
+    code: 34,
+    version: 1,
+    fields: {
+      adapter: "uint",
+      base: "text",
+      /** It is removed once its stores have ended. */ removing: "flag",
+      forget: "flag",
+    },
+    meaning: "An adapter takes no new stores; what it holds is loaded all the same.",
+  }),
+  "adapter.removed": define({
+    code: 35,
+    version: 1,
+    fields: { adapter: "uint", forget: "flag", reason: "text" },
+    meaning:
+      "An adapter is not asked any more, and nothing waits for it; with `forget` its account is dropped, else it is kept for its return.",
+  }),
+  "adapter.change.dropped": define({
+    code: 36,
+    version: 1,
+    fields: { id: "text", reason: "text" },
+    meaning: "What was changed about an adapter while the engine ran counts no more.",
+  }),
 } as const satisfies Record<string, Definition>;
 
 /** Name of an event type. */

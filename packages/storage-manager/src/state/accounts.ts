@@ -58,10 +58,17 @@ export function clearAwaiting(state: CacheState, ledger: Ledger, key: number, la
   state.settleSlot(slot);
 }
 
-/** Which adapters are open decides what is protected: only at a start, so it may look at every slot. */
-export function resettleAwaiting(state: CacheState): void {
+/**
+ * Which adapters are open decides what is protected: only when one comes or goes, so it may look at every slot.
+ *
+ * @param without number of an adapter for which nothing waits any more.
+ */
+export function resettleAwaiting(state: CacheState, without?: number): void {
+  const kept = without === undefined ? -1 : ~(1 << without);
   for (let slot = 0; slot < state.slots.numbers.bound; slot++) {
-    if (state.slots.state.get(slot) !== SLOT.resident || state.slots.awaiting.get(slot) === 0) continue;
+    const awaiting = state.slots.awaiting.get(slot);
+    if (awaiting === 0 || state.slots.state.get(slot) !== SLOT.resident) continue;
+    state.slots.awaiting.set(slot, (awaiting & kept) >>> 0);
     if (state.isProtected(slot)) state.leaveOrder(slot);
     else state.settleSlot(slot);
   }

@@ -1,4 +1,5 @@
 import { WRITER } from "../events/definitions.ts";
+import type { AdapterChange } from "./adapter-changes.ts";
 import { NumberPool } from "./columns.ts";
 import { KeyTable } from "./key-table.ts";
 import { L2, Ledger } from "./ledger.ts";
@@ -59,6 +60,8 @@ export class CacheState {
   /** Open transfers by their match text, oldest first. */
   readonly openTransfers = new Map<string, number[]>();
   readonly ledgers: Ledger[] = [];
+  /** What operators changed about the adapters, by id; in the order in which they were first changed. */
+  readonly adapterChanges = new Map<string, AdapterChange>();
   readonly quotas = new Map<string, number>();
   readonly tenants = new Map<string, TenantUsage>();
   readonly tenantOrders = new Map<string, OrderEnds>();
@@ -248,7 +251,7 @@ export class CacheState {
   #storeMask(key: number, layout: number): number {
     let mask = 0;
     for (const ledger of this.ledgers) {
-      if (!ledger.active) continue;
+      if (!ledger.active || ledger.draining) continue;
       if (ledger.state.get(key) === L2.stored && ledger.layout.get(key) === layout) continue;
       mask |= 1 << ledger.number;
     }

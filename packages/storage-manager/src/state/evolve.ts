@@ -2,7 +2,8 @@ import { CacheError } from "@cache/contracts";
 import type { CacheEvent, EventOf } from "../events/definitions.ts";
 import { clearAwaiting, forget, list, resettleAwaiting, settleKey, unlist } from "./accounts.ts";
 import type { CacheState } from "./cache-state.ts";
-import { L2, Ledger } from "./ledger.ts";
+import { ADAPTER_HANDLERS } from "./evolve-adapters.ts";
+import { L2 } from "./ledger.ts";
 import { layoutText, modelText, type Session } from "./records.ts";
 import { SLOT } from "./slot-table.ts";
 
@@ -37,6 +38,7 @@ function dropLocks(state: CacheState, session: Session): void {
 }
 
 const HANDLERS: Handlers = {
+  ...ADAPTER_HANDLERS,
   "engine.started": (state) => {
     state.cleanStop = false;
     for (const ledger of state.ledgers) ledger.active = false;
@@ -87,18 +89,6 @@ const HANDLERS: Handlers = {
     // Lookups must not count what no client that is left could retrieve.
     else if (!left.some(({ layout }) => layout === state.modelLayouts.get(model)))
       state.modelLayouts.set(model, last.layout);
-  },
-  "adapter.opened": (state, { adapter, id, location, reset }) => {
-    const known = state.ledgers[adapter];
-    if (known !== undefined && reset) {
-      for (let key = 0; key < state.keys.numbers.bound; key++) forget(state, known, key);
-    }
-    const ledger = known ?? new Ledger(adapter, id, location);
-    ledger.id = id;
-    ledger.location = location;
-    ledger.active = true;
-    state.ledgers[adapter] = ledger;
-    resettleAwaiting(state);
   },
   "l1.key.bound": (state, { group, keys, hashes }) => {
     state.keys.groupOf(group);

@@ -11,6 +11,8 @@ export class Ledger {
   location: string;
   /** True while the running engine has this adapter open. */
   active = false;
+  /** True while it takes no new stores; what it holds is loaded all the same. */
+  draining = false;
   readonly state = new Column(Uint8Array);
   /** Layout that was stored; 0 where a listing found the object. Layout numbers begin at 1. */
   readonly layout = new Column(Uint16Array);

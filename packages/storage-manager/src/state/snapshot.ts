@@ -1,6 +1,7 @@
 import { CacheError } from "@cache/contracts";
 import type { JournalRecord } from "@cache/journal";
 import { decodeEvent } from "../events/codec.ts";
+import type { AdapterChange } from "./adapter-changes.ts";
 import { CacheState } from "./cache-state.ts";
 import type { BytesColumn, Column } from "./columns.ts";
 import { evolve } from "./evolve.ts";
@@ -16,8 +17,10 @@ import {
   type Transfer,
 } from "./records.ts";
 
-/** Raised when the form changes; an older snapshot is then not read and the journal is folded from its start. */
+/** Raised when the form changes; a snapshot of an unknown version is not read. */
 const SNAPSHOT_VERSION = 1;
+/** The same with changes of the adapters: an engine that does not know of them must not read it and go on without. */
+const VERSION_WITH_CHANGES = 2;
 
 type NumberDump = { next: number; free: readonly number[] };
 
@@ -27,6 +30,8 @@ interface Header {
   readonly nextTask: number;
   /** Absent in snapshots of older versions. */
   readonly chunkSeq?: number;
+  /** Only in version 2. */
+  readonly adapterChanges?: readonly AdapterChange[];
   readonly pool: PoolRecord | null;
   readonly layouts: readonly (Layout | null)[];
   readonly groups: readonly (readonly [number, KeyGroup])[];
@@ -54,6 +59,8 @@ interface LedgerDump {
   readonly id: string;
   readonly location: string;
   readonly active: boolean;
+  /** Absent where it is not. */
+  readonly draining?: true;
   readonly orderEnds: OrderEnds;
   readonly figures: readonly [number, number, number, number];
   readonly bytesBySalt: readonly (readonly [string, number])[];
@@ -61,7 +68,8 @@ interface LedgerDump {
 
 function headerOf(state: CacheState): Header {
   return {
-    version: SNAPSHOT_VERSION,
+    version: state.adapterChanges.size > 0 ? VERSION_WITH_CHANGES : SNAPSHOT_VERSION,
+    ...(state.adapterChanges.size > 0 ? { adapterChanges: [...state.adapterChanges.values()] } : {}),
     cleanStop: state.cleanStop,
     nextTask: state.nextTask,
     chunkSeq: state.chunkSeq,
@@ -105,6 +113,7 @@ function headerOf(state: CacheState): Header {
             id: ledger.id,
             location: ledger.location,
             active: ledger.active,
+            ...(ledger.draining ? { draining: true as const } : {}),
             orderEnds: ledger.orderEnds,
             figures: [ledger.storedCount, ledger.storedBytes, ledger.ownBytes, ledger.inDoubt],
             bytesBySalt: [...ledger.bytesBySalt],
@@ -154,8 +163,10 @@ export function decodeState(bytes: Uint8Array): CacheState {
 function decode(bytes: Buffer): CacheState {
   const headerBytes = bytes.readUInt32LE(0);
   const header = JSON.parse(bytes.toString("utf8", 4, 4 + headerBytes)) as Header;
-  if (header.version !== SNAPSHOT_VERSION)
-    throw new TypeError(`version ${header.version} is not ${SNAPSHOT_VERSION}`);
+  if (header.version !== SNAPSHOT_VERSION && header.version !== VERSION_WITH_CHANGES)
+    throw new TypeError(
+      `version ${header.version} is neither ${SNAPSHOT_VERSION} nor ${VERSION_WITH_CHANGES}`,
+    );
   const state = new CacheState();
   state.cleanStop = header.cleanStop;
   state.nextTask = header.nextTask;
@@ -196,6 +207,7 @@ function decode(bytes: Buffer): CacheState {
   for (const [salt, usage] of header.tenants) state.tenants.set(salt, { ...usage });
   restoreMap(state.quotas, header.quotas);
   Object.assign(state.l1, header.l1);
+  for (const change of header.adapterChanges ?? []) state.adapterChanges.set(change.id, change);
   header.ledgers.forEach((dump, number) => {
     if (dump !== null) state.ledgers[number] = restoreLedger(dump);
   });
@@ -216,6 +228,7 @@ function restoreMap<K, V>(map: Map<K, V>, entries: readonly (readonly [K, V])[])
 function restoreLedger(dump: LedgerDump): Ledger {
   const ledger = new Ledger(dump.number, dump.id, dump.location);
   ledger.active = dump.active;
+  ledger.draining = dump.draining ?? false;
   Object.assign(ledger.orderEnds, dump.orderEnds);
   [ledger.storedCount, ledger.storedBytes, ledger.ownBytes, ledger.inDoubt] = dump.figures;
   restoreMap(ledger.bytesBySalt, dump.bytesBySalt);

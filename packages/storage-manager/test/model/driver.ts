@@ -1,10 +1,11 @@
+import { isCacheError } from "@cache/contracts";
 import type { MockAdapter } from "@cache/l2-mock";
 import type { EventOf } from "../../src/events/definitions.ts";
 import type { PreparedRetrieve } from "../../src/l1/reads.ts";
 import type { ChunkRequest, SlotAnswer } from "../../src/l1/requests.ts";
 import type { InlineChunk, PreparedStoreAnswer } from "../../src/l1/writes.ts";
 import { Contents } from "../support/contents.ts";
-import type { TestEngine } from "../support/engine.ts";
+import { adapterSetup, mockAdapter, type TestEngine } from "../support/engine.ts";
 import { checkInvariants, Replay } from "../support/invariants.ts";
 import { BFLOAT16, contentOf, Prompt, type RangeOptions, type TestLayout } from "../support/prompts.ts";
 import { type Command, INSTANCES, LAYOUTS, SALTS, SECONDS, type Target } from "./commands.ts";
@@ -29,7 +30,10 @@ interface OpenRetrieve {
 /** Clients that do anything in any order, and copy only what they may: then no byte is ever wrong. */
 export class Driver {
   readonly #engine: TestEngine;
-  readonly #adapters: readonly MockAdapter[];
+  /** Every adapter there was. */
+  readonly #adapters: MockAdapter[];
+  /** Ends what hangs. */
+  #releases: (() => void)[] = [];
   readonly #contents: Contents;
   readonly #replay: Replay;
   /** Slots that a retrieve without a lookup of its own took a lock from, as in the reference. */
@@ -43,7 +47,7 @@ export class Driver {
 
   constructor(engine: TestEngine, adapters: readonly MockAdapter[]) {
     this.#engine = engine;
-    this.#adapters = adapters;
+    this.#adapters = [...adapters];
     this.#contents = new Contents(engine);
     this.#replay = new Replay(engine);
     engine.manager.onEvent((event) => {
@@ -114,6 +118,7 @@ export class Driver {
 
   /** Everything ends: nothing may stay behind. */
   async finish(): Promise<void> {
+    for (const release of this.#releases.splice(0)) release();
     for (let instance = 1n; instance <= INSTANCES; instance++) this.#engine.unregister(instance);
     this.#stores = [];
     this.#retrieves = [];
@@ -124,6 +129,10 @@ export class Driver {
     const { state, manager } = this.#engine;
     const { lockedCount, stagedCount, detachedBytes } = state.l1;
     const left = { lockedCount, stagedCount, detachedBytes, transfers: state.transfers.size };
+    const open = manager.adapters.map(({ number }) => number).sort((a, b) => a - b);
+    const active = state.ledgers.filter((ledger) => ledger.active).map(({ number }) => number);
+    if (open.join() !== active.join() || manager.changes.underWay !== null)
+      throw new Error(`adapters ${open.join()} are open, ${active.join()} are active`);
     const pins = manager.core.space.pinnedRanges;
     if (Object.values({ ...left, pins, sessions: state.sessions.size }).some((count) => count > 0)) {
       throw new Error(`left behind: ${JSON.stringify({ ...left, pins })}`);
@@ -212,9 +221,50 @@ export class Driver {
           );
         }
         return;
+      case "addAdapter":
+        return this.#addAdapter(`mock.${step.which + 2}`);
+      case "drainAdapter":
+        return this.#change(({ changes, adapters }) => {
+          const { id } = adapters[step.which % Math.max(1, adapters.length)] ?? { id: "none" };
+          return changes.drain(id, 5_000);
+        });
+      case "removeAdapter":
+        return this.#change(({ changes, adapters }) => {
+          const { id } = adapters[step.which % Math.max(1, adapters.length)] ?? { id: "none" };
+          return changes.remove(id, { timeoutMs: 3_000, forget: step.which % 2 === 0 });
+        });
+      case "hangL2":
+        for (const { control } of this.#adapters.slice(-2)) {
+          const operation = (["store", "load", "lookup", "delete"] as const)[step.which] as "store";
+          this.#releases.push(control.hang(operation, { ignoreAbort: true }));
+        }
+        if (this.#releases.length > 4) for (const release of this.#releases.splice(0)) release();
+        return;
       case "snapshot":
         return;
     }
+  }
+
+  /** Begins a change of the adapters; it goes on while other things happen. */
+  async #change(begin: (manager: TestEngine["manager"]) => Promise<unknown>): Promise<void> {
+    begin(this.#engine.manager).catch((error: unknown) => {
+      if (!isCacheError(error)) throw error;
+    });
+    await this.#engine.settle();
+  }
+
+  async #addAdapter(id: string): Promise<void> {
+    await this.#change(({ changes }) =>
+      changes.add(
+        id,
+        () => {
+          const adapter = mockAdapter({ max_size_gb: 60_000 / 2 ** 30 });
+          this.#adapters.push(adapter);
+          return Promise.resolve(adapterSetup(id, adapter));
+        },
+        "{}",
+      ),
+    );
   }
 
   /** An unregistered instance, or one that changed its layout, does not touch old slots any more. */
@@ -353,7 +403,7 @@ export class Driver {
   }
 
   async #dropFromL2(which: number): Promise<void> {
-    const adapter = this.#adapters[which % 2];
+    const adapter = this.#adapters.at(-1 - (which % 2));
     if (adapter === undefined) return;
     await this.#engine.settle();
     const { keys } = this.#engine.state;

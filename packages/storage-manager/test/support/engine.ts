@@ -31,6 +31,11 @@ export interface EngineOptions {
   /** Adapters by id, in order of preference; the test keeps them, so they survive a restart. */
   readonly adapters?: Readonly<Record<string, L2Adapter>>;
   readonly setups?: Partial<Pick<AdapterSetup, "eviction" | "shared">>;
+  /** What the command line says of an adapter, by id, where it matters; default: its id. */
+  readonly bases?: Readonly<Record<string, string>>;
+  /** Makes what an earlier engine was given while it ran. */
+  readonly makeAdded?: (id: string, config: string) => L2Adapter;
+  readonly adapterChanges?: "keep" | "forget";
   /** A directory for journal and pool, to start again on; default: memory that nothing survives. */
   readonly disk?: string;
   readonly journal?: Partial<JournalOptions>;
@@ -51,6 +56,11 @@ export function mockAdapter(config: { max_size_gb?: number } = {}): MockAdapter 
     lookup_failure_rate: 0,
     ...config,
   });
+}
+
+/** An adapter as an operator adds it. */
+export function adapterSetup(id: string, adapter: L2Adapter, base = ""): AdapterSetup {
+  return { id, adapter, stateDir: null, eviction: null, shared: false, base };
 }
 
 const directories: string[] = [];
@@ -123,8 +133,18 @@ export async function startEngine(setup: EngineOptions = {}): Promise<TestEngine
         stateDir: null,
         eviction: null,
         shared: false,
+        base: setup.bases?.[id] ?? id,
         ...setup.setups,
       })),
+    ...(setup.makeAdded === undefined
+      ? {}
+      : {
+          makeAdded: (id: string, config: string) =>
+            Promise.resolve(
+              adapterSetup(id, (setup.makeAdded as NonNullable<typeof setup.makeAdded>)(id, config)),
+            ),
+        }),
+    adapterChanges: setup.adapterChanges ?? "keep",
     options: setup.options ?? {},
     gate: { clock },
     clock,
