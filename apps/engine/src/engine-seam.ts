@@ -1,5 +1,11 @@
 import type { AdapterLog, KeyListPage, ObjectKey, PageRequest } from "@cache/contracts";
-import type { QuotaFigures, WarmStatus } from "@cache/storage-manager";
+import type {
+  AdapterStage,
+  DrainReport,
+  QuotaFigures,
+  RemovalReport,
+  WarmStatus,
+} from "@cache/storage-manager";
 import type { ResolvedAdapter } from "./adapters/resolve-adapters.ts";
 import type { EngineConfig } from "./config/engine-config.ts";
 import type { HttpFigures } from "./http/http-counts.ts";
@@ -14,6 +20,44 @@ export interface AdapterView {
   readonly shared: boolean;
   /** It can list what it holds. */
   readonly lists: boolean;
+}
+
+/** The adapters of a running engine and what is changed about them. */
+export interface AdapterSet {
+  readonly adapters: readonly {
+    readonly id: string;
+    readonly type: string;
+    readonly location: string;
+    readonly stage: AdapterStage;
+    /** It came while an engine ran: no command line names it so. */
+    readonly added: boolean;
+    readonly healthy: boolean;
+    /** By our account. */
+    readonly objects: number;
+    readonly bytes: number;
+    readonly queuedStores: number;
+  }[];
+  /** What is under way. */
+  readonly change: { readonly operation: string; readonly id: string; readonly seconds: number } | null;
+  /** Removed adapters with operations that have not settled. */
+  readonly unsettled: readonly { readonly id: string; readonly operations: number }[];
+}
+
+/** An adapter that was added. */
+export interface AddedAdapter {
+  readonly id: string;
+  readonly type: string;
+  readonly location: string;
+}
+
+/** What draining an adapter came to. */
+export interface DrainedAdapter extends DrainReport {
+  readonly id: string;
+}
+
+/** What removing an adapter came to. */
+export interface RemovedAdapter extends RemovalReport {
+  readonly id: string;
 }
 
 /** An operator's prefetch. */
@@ -39,6 +83,14 @@ export interface EngineView {
   config(): Readonly<Record<string, unknown>>;
   /** In the order of the configuration. */
   adapters(): readonly AdapterView[];
+  /** The adapters as they are now. */
+  adapterSet(): AdapterSet;
+  /** Adds an adapter from what `--l2-adapter` takes. Throws `CONFLICT`, `INVALID_CONFIG`, what its opening throws. */
+  addAdapter(raw: Readonly<Record<string, unknown>>): Promise<AddedAdapter>;
+  /** Ends storing to an adapter. `timeoutMs` null: the configured time. Throws `CONFLICT`, `INVALID_ARGUMENT`. */
+  drainAdapter(id: string, timeoutMs: number | null): Promise<DrainedAdapter>;
+  /** Drains and closes an adapter; `forget` drops its account. Throws as `drainAdapter`. */
+  removeAdapter(id: string, timeoutMs: number | null, forget: boolean): Promise<RemovedAdapter>;
   /** Empties L1. Locked objects stay unless `force`. */
   clear(request: { readonly tier: "l1"; readonly force: boolean }): Promise<void>;
   /** A page of what the adapter at `index` holds. */

@@ -243,5 +243,12 @@ test("every route was recorded, but for ours", () => {
     const pattern = new RegExp(`^${route.method} ${route.path.replaceAll(/\{\w+\}/g, "[^/]+")}$`);
     return recorded.some((one) => pattern.test(one));
   };
-  expect(allRoutes.filter((route) => !matches(route)).map(({ path }) => path)).toEqual(["/openapi.json"]);
+  const ours = allRoutes.filter((route) => !matches(route)).map(({ method, path }) => `${method} ${path}`);
+  expect(ours).toEqual([
+    "GET /adapters",
+    "POST /adapters",
+    "POST /adapters/{adapter_id}/drain",
+    "DELETE /adapters/{adapter_id}",
+    "GET /openapi.json",
+  ]);
 });

@@ -1,5 +1,5 @@
 import { CacheError, isCacheError, messageOf, type RegisteredL2Adapter } from "@cache/contracts";
-import { listAdapters, loadAdapter } from "@cache/discovery";
+import { type AdapterListing, listAdapters, loadAdapter } from "@cache/discovery";
 import type { z } from "zod";
 import type { AdapterSpec, EngineConfig } from "../config/engine-config.ts";
 import { describeIssues } from "../config/issues.ts";
@@ -11,6 +11,9 @@ export interface ResolvedAdapter {
   readonly packageName: string;
   readonly packageVersion: string | null;
 }
+
+/** Where to search, and what may be imported. */
+export type DiscoveryChoice = Pick<EngineConfig["discovery"], "roots" | "allow">;
 
 /** The configured adapters in order, and what is worth a warning. */
 export interface ResolvedAdapters {
@@ -27,34 +30,45 @@ export interface ResolvedAdapters {
  */
 export async function resolveAdapters(
   specs: readonly AdapterSpec[],
-  discovery: EngineConfig["discovery"],
+  discovery: DiscoveryChoice,
 ): Promise<ResolvedAdapters> {
   if (specs.length === 0) return { adapters: [], warnings: [] };
   const listing = await listAdapters(discoveryOptions(discovery));
   const adapters: ResolvedAdapter[] = [];
   const warnings = new Set<string>();
   for (const [index, spec] of specs.entries()) {
-    const loaded = await loadAdapter(spec.type, listing).catch((error: unknown) => {
-      if (!isCacheError(error)) throw error;
-      throw new CacheError(error.code, `--l2-adapter #${index + 1}: ${error.message}`, {
-        cause: error,
-        details: error.details,
-      });
-    });
-    for (const failure of loaded.failures) warnings.add(failure.message);
-    checkOwnKeys(spec, loaded.registration, index + 1);
-    adapters.push({
-      spec,
-      registration: loaded.registration,
-      packageName: loaded.package.name,
-      packageVersion: loaded.package.version,
-    });
+    const resolved = await resolveAdapter(spec, listing, `--l2-adapter #${index + 1}`);
+    for (const warning of resolved.warnings) warnings.add(warning);
+    adapters.push(resolved.adapter);
   }
   return { adapters, warnings: [...warnings] };
 }
 
+/**
+ * The same for one adapter.
+ *
+ * @param where names it in errors, e.g. `--l2-adapter #1`.
+ */
+export async function resolveAdapter(
+  spec: AdapterSpec,
+  listing: AdapterListing,
+  where: string,
+): Promise<{ readonly adapter: ResolvedAdapter; readonly warnings: readonly string[] }> {
+  const loaded = await loadAdapter(spec.type, listing).catch((error: unknown) => {
+    if (!isCacheError(error)) throw error;
+    throw new CacheError(error.code, `${where}: ${error.message}`, { cause: error, details: error.details });
+  });
+  checkOwnKeys(spec, loaded.registration, where);
+  const { registration } = loaded;
+  const { name: packageName, version: packageVersion } = loaded.package;
+  return {
+    adapter: { spec, registration, packageName, packageVersion },
+    warnings: loaded.failures.map((failure) => failure.message),
+  };
+}
+
 /** Where this process looks for adapters. */
-export function discoveryOptions(discovery: EngineConfig["discovery"]): Parameters<typeof listAdapters>[0] {
+export function discoveryOptions(discovery: DiscoveryChoice): Parameters<typeof listAdapters>[0] {
   return {
     startDirectory: process.cwd(),
     enginePath: process.argv[1],
@@ -63,9 +77,10 @@ export function discoveryOptions(discovery: EngineConfig["discovery"]): Paramete
   };
 }
 
-function checkOwnKeys(spec: AdapterSpec, registration: RegisteredL2Adapter, number: number): void {
-  const where = `--l2-adapter #${number} ('${spec.type}')`;
-  const details = { adapter: number, type: spec.type };
+function checkOwnKeys(spec: AdapterSpec, registration: RegisteredL2Adapter, whose: string): void {
+  const where = `${whose} ('${spec.type}')`;
+  const number = /#(\d+)$/.exec(whose)?.[1];
+  const details = { ...(number === undefined ? {} : { adapter: Number(number) }), type: spec.type };
   let result: ReturnType<z.ZodType["safeParse"]>;
   try {
     result = registration.configSchema.safeParse(spec.own);

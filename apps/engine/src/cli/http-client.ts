@@ -137,6 +137,7 @@ function refusal(status: number, text: string, route: string, url: string): Cach
     401: "BACKEND_REFUSED",
     403: "BACKEND_REFUSED",
     404: "INVALID_ARGUMENT",
+    409: "CONFLICT",
     422: "INVALID_ARGUMENT",
   };
   const code = codes[status] ?? "BACKEND_UNAVAILABLE";

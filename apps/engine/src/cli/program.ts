@@ -26,7 +26,7 @@ export async function program(argv: readonly string[]): Promise<Command> {
   const name = argv.find((word) => !word.startsWith("-")) ?? "";
   const configured = addConfigured(root);
   const remote = addRemote(root);
-  addAdapters(root);
+  const changing = addAdapters(root);
   await addBench(root, name);
   if (CONFIGURED.includes(name)) {
     const { addConfigFlags } = await import("./config-flags.ts");
@@ -35,6 +35,10 @@ export async function program(argv: readonly string[]): Promise<Command> {
   if (REMOTE.includes(name)) {
     const { addHttpOptions } = await import("./http-client.ts");
     for (const command of remote) addHttpOptions(command);
+  }
+  if (name === "adapters" && changing.some((command) => argv.includes(command.name()))) {
+    const { addHttpOptions } = await import("./http-client.ts");
+    for (const command of changing) addHttpOptions(command);
   }
   return root;
 }
@@ -113,7 +117,8 @@ function addRemote(root: Command): Command[] {
   return [ping, status, clear, objects];
 }
 
-function addAdapters(root: Command): void {
+/** Answers the commands that ask a running engine; without the options that say which. */
+function addAdapters(root: Command): Command[] {
   const adapters = root
     .command("adapters")
     .description("list the installed L2 adapters; imports none")
@@ -130,6 +135,36 @@ function addAdapters(root: Command): void {
   show.action(async (type: string, _options: unknown, command: Command) =>
     (await import("./adapters.ts")).showCommand(type, command),
   );
+  return addAdapterChanges(adapters);
+}
+
+function addAdapterChanges(adapters: Command): Command[] {
+  const timeout = "time for what is under way; default: the engine's --adapter-drain-timeout-seconds";
+  const add = adapters
+    .command("add")
+    .argument("<json>")
+    .description("add an L2 adapter to a running engine: the JSON of --l2-adapter");
+  add.action(async (text: string, _options: unknown, command: Command) =>
+    (await import("./adapter-changes.ts")).addAdapter(text, command),
+  );
+  const drain = adapters
+    .command("drain")
+    .argument("<id>")
+    .description("end storing to an adapter of a running engine; what it holds is still loaded")
+    .option("--drain-timeout <seconds>", timeout);
+  drain.action(async (id: string, _options: unknown, command: Command) =>
+    (await import("./adapter-changes.ts")).drainAdapter(id, command),
+  );
+  const remove = adapters
+    .command("remove")
+    .argument("<id>")
+    .description("drain an adapter and take it out of a running engine; its data stays where it is")
+    .option("--drain-timeout <seconds>", timeout)
+    .option("--forget", "drop the account of what it holds, too");
+  remove.action(async (id: string, _options: unknown, command: Command) =>
+    (await import("./adapter-changes.ts")).removeAdapter(id, command),
+  );
+  return [add, drain, remove];
 }
 
 function addAdapterOptions(command: Command): Command {

@@ -53,6 +53,7 @@ function summary(tree: Tree): string[][] {
     ["L1", l1Text(tree)],
     ["", evictionText(tree)],
     ...tree.entries("storage_manager.l2_adapters").map(([, l2]) => adapterRow(l2)),
+    ...changeRows(tree),
     ["loads", loadsText(tree)],
     ...instanceRows(tree),
     ...tenantRows(tree),
@@ -102,6 +103,8 @@ function adapterRow(l2: Tree): string[] {
   const held = Math.max(l2.number("current_size_bytes"), l2.number("tier_size_bytes"));
   const parts = [
     l2.at("is_healthy") === true ? "healthy" : "UNHEALTHY",
+    ...(l2.text("stage", "active") === "active" ? [] : [`${l2.text("stage").toUpperCase()}: no new stores`]),
+    ...(l2.at("added") === true ? ["added while running"] : []),
     l2.text("location", l2.text("base_path")),
     `${sizeText(held)} of ${limit > 0 ? sizeText(limit) : "no limit"}`,
     `${l2.number("stored_object_count")} objects`,
@@ -114,6 +117,19 @@ function adapterRow(l2: Tree): string[] {
   const error = l2.at("gate.lastError");
   if (error !== null && error !== undefined) parts.push(`last error ${JSON.stringify(error)}`);
   return [`L2 ${l2.text("id", l2.text("type"))}`, parts.join(", ")];
+}
+
+function changeRows(tree: Tree): string[][] {
+  const rows = tree
+    .entries("storage_manager.l2_adapters_unsettled")
+    .map(([, one]) => [
+      `L2 ${one.text("id")}`,
+      `removed; ${one.number("operations")} operations do not settle`,
+    ]);
+  const change = (name: string) => tree.text(`storage_manager.l2_adapter_change.${name}`);
+  if (change("operation") === "-") return rows;
+  const text = `${change("operation")} of ${change("id")} since ${change("seconds")} s`;
+  return [...rows, ["L2 change", text]];
 }
 
 function loadsText(tree: Tree): string {

@@ -74,13 +74,7 @@ export function adapterSpecs(list: readonly Readonly<Record<string, unknown>>[])
   const taken = new Set<string>();
   for (const [index, { type, id }] of parsed.entries()) {
     if (id === undefined) continue;
-    if (!isIdOf(type, id)) {
-      throw invalid(
-        index + 1,
-        type,
-        `id: '${id}' must be '${type}' or '${type}.' and a name of letters, digits, '_' and '-'`,
-      );
-    }
+    assertIdOf(index + 1, type, id);
     if (taken.has(id))
       throw invalid(index + 1, type, `id: '${id}' is the id of another adapter; give each its own`);
     taken.add(id);
@@ -89,28 +83,57 @@ export function adapterSpecs(list: readonly Readonly<Record<string, unknown>>[])
     const keys = parsed[index]!;
     const id = keys.id ?? freeId(keys.type, taken);
     taken.add(id);
-    const own = Object.fromEntries(Object.entries(raw).filter(([key]) => !COMMON_KEYS.has(key)));
-    return {
-      id,
-      type: keys.type,
-      common: {
-        shared: keys.shared,
-        persistEnabled: keys.persist_enabled,
-        affinityTag: keys.affinity_tag,
-        eviction: evictionSpec(keys.eviction),
-      },
-      own,
-    };
+    return specOf(raw, keys, id);
   });
 }
 
-function parseCommon(raw: Readonly<Record<string, unknown>>, number: number): z.output<typeof commonKeys> {
+/**
+ * The same for one adapter that comes while the engine runs.
+ *
+ * @param taken ids that an adapter without one does not get.
+ * @throws CacheError `INVALID_CONFIG` with the key and the fix.
+ */
+export function adapterSpec(raw: Readonly<Record<string, unknown>>, taken: ReadonlySet<string>): AdapterSpec {
+  const keys = parseCommon(raw, null);
+  const { type, id } = keys;
+  if (id !== undefined) assertIdOf(null, type, id);
+  return specOf(raw, keys, id ?? freeId(type, taken));
+}
+
+function specOf(
+  raw: Readonly<Record<string, unknown>>,
+  keys: z.output<typeof commonKeys>,
+  id: string,
+): AdapterSpec {
+  return {
+    id,
+    type: keys.type,
+    common: {
+      shared: keys.shared,
+      persistEnabled: keys.persist_enabled,
+      affinityTag: keys.affinity_tag,
+      eviction: evictionSpec(keys.eviction),
+    },
+    own: Object.fromEntries(Object.entries(raw).filter(([key]) => !COMMON_KEYS.has(key))),
+  };
+}
+
+function parseCommon(
+  raw: Readonly<Record<string, unknown>>,
+  number: number | null,
+): z.output<typeof commonKeys> {
   if (raw["type"] === undefined)
     throw invalid(number, null, `missing 'type', e.g. {"type":"fs","base_path":"/data"}`);
   const result = commonKeys.safeParse(raw);
   if (result.success) return result.data;
   const type = typeof raw["type"] === "string" ? raw["type"] : null;
   throw invalid(number, type, describeIssues(result.error.issues, Object.keys(evictionKeys.shape)));
+}
+
+function assertIdOf(number: number | null, type: string, id: string): void {
+  if (isIdOf(type, id)) return;
+  const rule = `must be '${type}' or '${type}.' and a name of letters, digits, '_' and '-'`;
+  throw invalid(number, type, `id: '${id}' ${rule}`);
 }
 
 function isIdOf(type: string, id: string): boolean {
@@ -135,9 +158,11 @@ function evictionSpec(keys: z.output<typeof evictionKeys> | null | undefined): E
   };
 }
 
-function invalid(number: number, type: string | null, text: string): CacheError {
+/** @param number of the command line; null: no command line names the adapter. */
+function invalid(number: number | null, type: string | null, text: string): CacheError {
   const named = type === null ? "" : ` ('${type}')`;
-  return new CacheError("INVALID_CONFIG", `--l2-adapter #${number}${named}: ${text}`, {
-    details: { adapter: number, ...(type === null ? {} : { type }) },
+  const where = number === null ? "adapter" : `--l2-adapter #${number}`;
+  return new CacheError("INVALID_CONFIG", `${where}${named}: ${text}`, {
+    details: { ...(number === null ? {} : { adapter: number }), ...(type === null ? {} : { type }) },
   });
 }

@@ -101,6 +101,10 @@ export interface EngineConfig {
       readonly probeMaxMs: number;
     };
     readonly storeRetries: number;
+    /** Time for what is under way when an adapter is drained or removed. */
+    readonly drainTimeoutMs: number;
+    /** What was changed about the adapters while an engine ran. */
+    readonly runtimeAdapters: "keep" | "forget";
   };
   /** Names another namespace of keys; null: LMCache's. */
   readonly cacheIdentity: string | null;
@@ -114,6 +118,8 @@ export interface EngineConfig {
     readonly roots: readonly string[];
     /** Empty: all packages. */
     readonly allow: readonly string[];
+    /** Below which an adapter that is added over HTTP may have its paths; empty: it may have none. */
+    readonly pathRoots: readonly string[];
   };
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
 }

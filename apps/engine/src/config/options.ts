@@ -150,6 +150,17 @@ export const engineOptions = z.strictObject({
     .default(30_000)
     .describe("time for a delete of an adapter, in milliseconds"),
   l2_store_retries: count(0, 100).default(3).describe("how often a failed store is tried again"),
+  adapter_drain_timeout_seconds: count(0, 3600)
+    .default(60)
+    .describe(
+      "time for what is under way when an adapter is drained or removed while the engine runs, in seconds; then it goes on without",
+    ),
+  runtime_adapters: z
+    .enum(["keep", "forget"])
+    .default("keep")
+    .describe(
+      "what was changed about the adapters while an engine ran: keep, or forget to go back to those of l2_adapter",
+    ),
   l2_breaker_failures: count(1, 10_000)
     .default(5)
     .describe("failures that open the circuit breaker of an adapter"),
@@ -210,6 +221,12 @@ export const engineOptions = z.strictObject({
     .array(z.string().min(1))
     .default([])
     .describe("directory to search for adapter packages, in place of the usual ones; repeatable"),
+  adapter_path_root: z
+    .array(z.string().min(1))
+    .default([])
+    .describe(
+      "directory below which an adapter that is added over HTTP may have its paths; without one it may have none; repeatable",
+    ),
   adapter_allow: z
     .array(z.string().min(1))
     .default([])

@@ -43,7 +43,11 @@ export function toEngineConfig(
     cacheIdentity: options.cache_identity ?? null,
     state: { directory },
     journalFsync: options.journal_fsync,
-    discovery: { roots: options.adapter_root, allow: options.adapter_allow },
+    discovery: {
+      roots: options.adapter_root,
+      allow: options.adapter_allow,
+      pathRoots: options.adapter_path_root,
+    },
     logLevel: options.log_level,
   });
 }
@@ -130,6 +134,8 @@ function l2Config(options: EngineOptions, specs: readonly AdapterSpec[]): Engine
       probeMaxMs: options.l2_breaker_probe_max_ms,
     },
     storeRetries: options.l2_store_retries,
+    drainTimeoutMs: options.adapter_drain_timeout_seconds * 1000,
+    runtimeAdapters: options.runtime_adapters,
   };
 }
 

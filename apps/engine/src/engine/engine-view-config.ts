@@ -69,6 +69,9 @@ export function configView(config: EngineConfig): Readonly<Record<string, unknow
       l2_store_retries: l2.storeRetries,
       adapter_roots: config.discovery.roots,
       adapter_allow: config.discovery.allow,
+      adapter_path_roots: config.discovery.pathRoots,
+      adapter_drain_timeout_seconds: l2.drainTimeoutMs / 1_000,
+      runtime_adapters: l2.runtimeAdapters,
     },
   };
   return maskSecrets(shown) as Readonly<Record<string, unknown>>;

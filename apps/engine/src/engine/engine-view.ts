@@ -5,6 +5,7 @@ import type { EngineContext, EngineView, PrefetchRequest } from "../engine-seam.
 import type { CacheCounters } from "../metrics/cache-counters.ts";
 import type { Metrics } from "../metrics/metrics.ts";
 import { configView } from "./engine-view-config.ts";
+import { RuntimeAdapters } from "./runtime-adapters.ts";
 import { engineStatus } from "./engine-status.ts";
 
 /** What the view looks at. */
@@ -21,6 +22,7 @@ export function engineView(sources: ViewSources): EngineView {
   const { config, context, manager, rpc, counters } = sources;
   const { operator, core } = manager;
   const { version, http } = context;
+  const runtime = new RuntimeAdapters(config, manager);
   let metrics: Metrics | null = null;
   // Its text is made of modules that nothing else needs: they are loaded at the first scrape.
   const loadMetrics = async (): Promise<Metrics> => {
@@ -50,6 +52,10 @@ export function engineView(sources: ViewSources): EngineView {
         shared,
         lists: adapter.capabilities.listKeys,
       })),
+    adapterSet: () => runtime.list(),
+    addAdapter: (raw) => runtime.add(raw),
+    drainAdapter: (id, timeoutMs) => runtime.drain(id, timeoutMs),
+    removeAdapter: (id, timeoutMs, forget) => runtime.remove(id, timeoutMs, forget),
     clear: async ({ force }) => {
       await manager.clear(force);
       manager.commit();

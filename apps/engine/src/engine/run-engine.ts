@@ -1,20 +1,15 @@
-import { mkdir, rename, writeFile } from "node:fs/promises";
+import { rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type AdapterLog, CacheError, hasCode, type L1MemoryDesc } from "@cache/contracts";
+import { type AdapterLog, hasCode } from "@cache/contracts";
 import { type Journal, openJournal } from "@cache/journal";
 import { bulkCopy } from "@cache/libc";
 import { type L1Pool, openL1Pool } from "@cache/l1-memory";
 import { type RpcServer, startRpcServer } from "@cache/lmcache-wire";
-import {
-  type AdapterSetup,
-  type OpenPool,
-  openStorageManager,
-  type StorageManager,
-} from "@cache/storage-manager";
-import type { ResolvedAdapter } from "../adapters/resolve-adapters.ts";
+import { type OpenPool, openStorageManager, type StorageManager } from "@cache/storage-manager";
 import type { EngineConfig } from "../config/engine-config.ts";
 import type { EngineContext, EngineView, RunEngine, RunningEngine } from "../engine-seam.ts";
 import { CacheCounters } from "../metrics/cache-counters.ts";
+import { adapterDirectory, makeSetup } from "./adapter-setup.ts";
 import { engineHandlers } from "./handlers.ts";
 import { gateOptions, managerOptions } from "./manager-options.ts";
 import { journalDirectory, stateIsTaken } from "./state-lock.ts";
@@ -69,12 +64,22 @@ async function compose(
       return pool;
     };
     context.onPhase?.("taking up state, pool and adapters");
-    const stateDirs = await adapterDirectories(config, context.adapters);
+    const directories = await Promise.all(context.adapters.map(({ spec }) => adapterDirectory(config, spec)));
     manager = await openStorageManager({
       journal,
       recovery,
       openPool,
-      makeAdapters: (l1) => makeAdapters(context.adapters, l1, stateDirs),
+      makeAdapters: (l1) =>
+        context.adapters.map((adapter, i) =>
+          makeSetup(adapter, l1, directories[i] ?? null, `--l2-adapter #${i + 1}`),
+        ),
+      makeAdded: async (id, added, l1) => {
+        // Few engines have one: what looks for its package is loaded for them alone.
+        const { rememberedAdapter } = await import("../adapters/adapter-request.ts");
+        const adapter = await rememberedAdapter(id, added, config.discovery);
+        return makeSetup(adapter, l1, await adapterDirectory(config, adapter.spec), "adapter");
+      },
+      adapterChanges: config.l2.runtimeAdapters,
       options: managerOptions(config),
       gate: gateOptions(config),
       log: context.log,
@@ -121,66 +126,6 @@ function poolOptions(config: EngineConfig, journalId: string) {
     ...(config.l1.shmGroup === null ? {} : { group: config.l1.shmGroup }),
     journalId,
   };
-}
-
-/** A directory for each adapter that keeps files of its own. */
-async function adapterDirectories(
-  config: EngineConfig,
-  adapters: readonly ResolvedAdapter[],
-): Promise<ReadonlyMap<string, string>> {
-  const directories = new Map<string, string>();
-  if (config.state.directory === null) return directories;
-  for (const { spec } of adapters)
-    directories.set(spec.id, join(config.state.directory, "adapters", spec.id));
-  // Whether an adapter needs its directory is known only once it is made; an empty one does no harm.
-  for (const directory of directories.values()) await mkdir(directory, { recursive: true, mode: 0o700 });
-  return directories;
-}
-
-function makeAdapters(
-  adapters: readonly ResolvedAdapter[],
-  l1: L1MemoryDesc,
-  stateDirs: ReadonlyMap<string, string>,
-): AdapterSetup[] {
-  return adapters.map(({ spec, registration }, index) => {
-    const adapter = registration.create(spec.own, l1);
-    const { capabilities } = adapter;
-    const where = `--l2-adapter #${index + 1} ('${spec.id}')`;
-    if (capabilities.l1Registration === "required" && l1.ptr === null) {
-      throw new CacheError(
-        "UNSUPPORTED",
-        `${where} needs a mapped L1 and this engine has none; install koffi and keep shared memory on`,
-      );
-    }
-    const stateDir = capabilities.needsStateDir ? (stateDirs.get(spec.id) ?? null) : null;
-    if (capabilities.needsStateDir && stateDir === null) {
-      throw new CacheError(
-        "INVALID_CONFIG",
-        `${where} keeps files of its own; give the engine a --state-dir`,
-      );
-    }
-    const { eviction, shared } = spec.common;
-    if (eviction?.policy === "LRU" && !capabilities.globalEviction) {
-      throw new CacheError(
-        "INVALID_CONFIG",
-        `${where}: eviction has no capacity to go by; give the adapter one (fs: max_capacity_gb), or leave eviction out`,
-      );
-    }
-    return {
-      id: spec.id,
-      adapter,
-      stateDir,
-      shared,
-      eviction:
-        eviction === null
-          ? null
-          : {
-              policy: eviction.policy,
-              triggerWatermark: eviction.triggerWatermark,
-              evictionRatio: eviction.ratio,
-            },
-    };
-  });
 }
 
 function withId(log: AdapterLog, adapter: string): AdapterLog {
@@ -231,7 +176,19 @@ function notesOf(manager: StorageManager): string[] {
     notes.push(`the journal was damaged at ${report.damage}; the rest is kept beside it`);
   if (report.tornBytes > 0)
     notes.push(`${report.tornBytes} bytes of an unfinished journal record were cut off`);
+  notes.push(...changeNotes(manager));
   if (manager.core.pool.access === "file")
     notes.push("koffi is absent: the pool is reached through its file");
   return notes;
+}
+
+/** Adapters that are otherwise than the command line says. */
+function changeNotes({ core }: StorageManager): string[] {
+  const changes = [...core.state.adapterChanges.values()];
+  if (changes.length === 0) return [];
+  const texts = changes.map(({ id, stage, config }) => {
+    if (stage === "removed") return `'${id}' is removed`;
+    return `${config === null ? "" : "added "}'${id}'${stage === "active" ? "" : ` is ${stage}`}`;
+  });
+  return [`adapters were changed while an engine ran, and that holds: ${texts.join(", ")}`];
 }

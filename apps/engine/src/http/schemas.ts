@@ -122,6 +122,54 @@ export const adaptersReply = z.object({
   ),
 });
 
+export const adapterSetReply = z.object({
+  adapters: z.array(
+    z.object({
+      id: z.string(),
+      type: z.string(),
+      location: z.string(),
+      stage: z.enum(["active", "draining", "removing"]),
+      added: z.boolean().describe("it came while an engine ran"),
+      healthy: z.boolean(),
+      objects: count(),
+      bytes: count(),
+      queued_stores: count(),
+    }),
+  ),
+  change: z
+    .object({ operation: z.enum(["add", "drain", "remove"]), id: z.string(), seconds: count() })
+    .nullable(),
+  unsettled: z.array(z.object({ id: z.string(), operations: count() })),
+});
+export const adapterRequest = z.record(z.string(), z.unknown());
+export const adapterAddedReply = z.object({
+  id: z.string(),
+  type: z.string(),
+  location: z.string(),
+  status: z.literal("added"),
+});
+export const drainQuery = z.object({
+  drain_timeout: queryInt(0, 3_600)
+    .optional()
+    .describe("seconds for what is under way; default: --adapter-drain-timeout-seconds"),
+});
+export const removeQuery = drainQuery.extend({
+  forget: queryFlag().default(false).describe("drop the account of what it holds, too"),
+});
+const drained = {
+  id: z.string(),
+  drained: z.boolean(),
+  given_up_stores: count(),
+  only_copies: z.object({ objects: count(), bytes: count() }),
+};
+export const adapterDrainedReply = z.object({ ...drained, status: z.literal("draining") });
+export const adapterRemovedReply = z.object({
+  ...drained,
+  cut_prefetches: count(),
+  stuck_operations: count(),
+  status: z.literal("removed"),
+});
+
 export const loglevelQuery = z.object({ logger_name: z.string().optional(), level: z.string().optional() });
 export const threadsQuery = z.object({
   name: z.string().optional(),

@@ -252,6 +252,19 @@ function adapterMetrics(manager: StorageManager): Metric[] {
         value: Number(gate.breaker.state !== "closed"),
       })),
     ),
+    gauge(
+      "l2_draining",
+      "1 while an adapter takes no new stores.",
+      [NAME],
+      per(({ adapter }) => Number(manager.core.state.ledger(adapter.number).draining)),
+    ),
+    counter(
+      "l2_adapter_changes_total",
+      "Adapters added, drained and removed while the engine runs.",
+      ["operation"],
+      Object.entries(manager.changes.made).map(([operation, value]) => ({ labels: { operation }, value })),
+    ),
+    counter("l2_adapter_changes_failed_total", "Such changes that failed.", [], one(manager.changes.failed)),
     counter("l2_errors_total", "Failed calls of an adapter.", [NAME, "code"], errors),
     gauge(
       "l2_stuck_operations",

@@ -61,12 +61,12 @@ async function opened(): Promise<MockAdapter> {
 
 /** Lets time pass until the change has ended. */
 async function through<T>(engine: TestEngine, change: Promise<T>, seconds = 120): Promise<T> {
-  let over = false;
-  const ended = change.finally(() => (over = true));
+  const state = { over: false };
+  const ended = change.finally(() => (state.over = true));
   ended.catch(() => {});
   await engine.settle();
-  for (let passed = 0; !over && passed < seconds * SECOND; passed += 250) await engine.pass(250);
-  if (!over) throw new Error("the change did not end");
+  for (let passed = 0; !state.over && passed < seconds * SECOND; passed += 250) await engine.pass(250);
+  if (!state.over) throw new Error("the change did not end");
   return ended;
 }
 

@@ -1,6 +1,7 @@
 import { openapiDocument } from "../openapi.ts";
 import { firstRoutes } from "./first-routes.ts";
 import { json, type Route } from "../route.ts";
+import { adapterRoutes } from "./adapter-routes.ts";
 import { cacheRoutes } from "./cache-routes.ts";
 import { infoRoutes } from "./info-routes.ts";
 import { prefetchRoutes } from "./prefetch-routes.ts";
@@ -10,6 +11,7 @@ import { runtimeRoutes } from "./runtime-routes.ts";
 
 const routes: readonly Route[] = [
   ...infoRoutes,
+  ...adapterRoutes,
   ...quotaRoutes,
   ...cacheRoutes,
   ...prefetchRoutes,

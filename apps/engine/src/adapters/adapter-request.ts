@@ -1,0 +1,160 @@
+import { CacheError, messageOf } from "@cache/contracts";
+import { type AdapterListing, listAdapters } from "@cache/discovery";
+import { lstatSync, realpathSync } from "node:fs";
+import { basename, dirname, isAbsolute, join, sep } from "node:path";
+import { adapterSpec } from "../config/adapter-spec.ts";
+import type { AdapterSpec, EngineConfig } from "../config/engine-config.ts";
+import { maskSecrets } from "../config/mask.ts";
+import { discoveryOptions, type ResolvedAdapter, resolveAdapter, schemaKeys } from "./resolve-adapters.ts";
+
+/** Keys whose texts are paths, whatever they look like. */
+const PATH_KEY =
+  /(^|_)(path|paths|dir|dirs|directory|file|files|folder|root|library|socket|mount|device)$|(path|dir|file)name$/i;
+/** A path below another option's: it must stay there. */
+const RELATIVE_KEY = /^relative_/i;
+/** Texts that lead to a file, under whatever key. */
+const PATH_TEXT = /^(\/|~|\.{1,2}(\/|$)|file:)/i;
+
+type Config = Readonly<Record<string, unknown>>;
+
+/** An adapter that an operator asks for, checked, and what the journal keeps of it. */
+export interface RequestedAdapter {
+  readonly adapter: ResolvedAdapter;
+  /** JSON with absolute, real paths and without secrets: it gives the same adapter again. */
+  readonly config: string;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Checks the configuration of an adapter that comes over HTTP: its keys as at a start, and beyond that a type that
+ * discovery lists, paths below a configured root, no secret in it.
+ *
+ * @param taken ids that it does not get where it names none.
+ * @throws CacheError `INVALID_CONFIG` naming key and fix, `ADAPTER_TYPE_UNKNOWN`, other errors of discovery.
+ */
+export async function requestedAdapter(
+  raw: Config,
+  discovery: EngineConfig["discovery"],
+  taken: ReadonlySet<string>,
+): Promise<RequestedAdapter> {
+  const asked = adapterSpec(raw, taken);
+  const listing = await listAdapters(discoveryOptions(discovery));
+  assertListed(asked.type, listing);
+  const { adapter: first } = await resolveAdapter(asked, listing, "adapter");
+  assertNoSecret(asked, schemaKeys(first.registration.configSchema));
+  const own = realPaths(asked.own, asked.type, discovery.pathRoots) as Config;
+  const spec = { ...asked, own };
+  const { adapter, warnings } = await resolveAdapter(spec, listing, "adapter");
+  return { adapter, warnings, config: JSON.stringify({ ...raw, ...own, type: spec.type, id: spec.id }) };
+}
+
+/** The same adapter again at a later start. @throws as {@link requestedAdapter} for keys and packages. */
+export async function rememberedAdapter(
+  id: string,
+  config: string,
+  discovery: EngineConfig["discovery"],
+): Promise<ResolvedAdapter> {
+  const spec = adapterSpec({ ...(JSON.parse(config) as Config), id }, new Set());
+  const listing = await listAdapters(discoveryOptions(discovery));
+  return (await resolveAdapter(spec, listing, "adapter")).adapter;
+}
+
+/** Over HTTP no package is imported to see what it registers: it must be listed under that type. */
+function assertListed(type: string, { packages }: AdapterListing): void {
+  const usable = packages.filter((one) => one.allowed && one.shadowedBy === null && one.problem === null);
+  if (usable.some(({ types }) => types.includes(type))) return;
+  const listed = [...new Set(usable.flatMap(({ types }) => types))].sort().join(", ") || "none";
+  throw new CacheError(
+    "ADAPTER_TYPE_UNKNOWN",
+    `type '${type}' is none of those that discovery lists (${listed}); install its package on the engine's host, or see \`npx @cache/engine adapters\``,
+    { details: { type } },
+  );
+}
+
+function assertNoSecret({ type, own }: AdapterSpec, keys: readonly string[]): void {
+  const key = secretKey(own);
+  if (key === null) return;
+  const name = key.split(".").at(-1) ?? key;
+  const instead = keys.filter((other) => other === `${name}_file` || other === `${name}_env`);
+  const isUrl = /url|uri|endpoint/i.test(name);
+  const fix =
+    instead.length > 0
+      ? `use '${instead.join("' or '")}'`
+      : isUrl
+        ? "leave the user part out of the URL and name the secret's file or environment variable"
+        : "configure this adapter on the command line or in the file of --config";
+  throw new CacheError(
+    "INVALID_CONFIG",
+    `adapter ('${type}'): '${key}' carries a secret, and what is added while the engine runs is kept in its journal: ${fix}`,
+    { details: { type, key } },
+  );
+}
+
+/** The first key whose value would be masked; null if none would. */
+function secretKey(config: Config): string | null {
+  const masked = maskSecrets(config) as Config;
+  for (const [key, value] of Object.entries(config)) {
+    if (JSON.stringify(masked[key]) === JSON.stringify(value)) continue;
+    const isObject = typeof value === "object" && value !== null && !Array.isArray(value);
+    const inner = isObject ? secretKey(value as Config) : null;
+    return inner === null ? key : `${key}.${inner}`;
+  }
+  return null;
+}
+
+/** The value with every path in it made real, and held to lie below a root. */
+function realPaths(value: unknown, type: string, roots: readonly string[], key = ""): unknown {
+  if (Array.isArray(value)) return value.map((item) => realPaths(item, type, roots, key));
+  if (typeof value === "object" && value !== null) {
+    return Object.fromEntries(
+      Object.entries(value).map(([name, item]) => [name, realPaths(item, type, roots, name)]),
+    );
+  }
+  if (typeof value !== "string" || value === "") return value;
+  const refuse = (text: string): CacheError =>
+    new CacheError("INVALID_CONFIG", `adapter ('${type}'): ${key}: ${text}`, { details: { type, key } });
+  if (RELATIVE_KEY.test(key)) {
+    if (!isAbsolute(value) && !value.split(/[/\\]/).includes("..")) return value;
+    throw refuse(`'${value}' leads out of the directory that it is relative to`);
+  }
+  if (!PATH_KEY.test(key) && !PATH_TEXT.test(value)) return value;
+  if (roots.length === 0) {
+    throw refuse(
+      "paths are not taken over HTTP: start the engine with --adapter-path-root and the directory to allow",
+    );
+  }
+  if (!isAbsolute(value)) throw refuse(`'${value}' must be an absolute path`);
+  let real: string;
+  try {
+    real = realPath(value);
+  } catch (error) {
+    throw refuse(`'${value}' cannot be looked at: ${messageOf(error)}`);
+  }
+  if (roots.some((root) => isBelow(real, root))) return real;
+  const really = real === value ? "" : ` (which is ${real})`;
+  throw refuse(`'${value}'${really} lies below none of --adapter-path-root: ${roots.join(", ")}`);
+}
+
+/** A path without links, `.` and `..`; its last parts need not exist. */
+function realPath(path: string): string {
+  if (path.split("/").includes("..")) throw new Error("it must not contain '..'");
+  try {
+    return realpathSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT" || dirname(path) === path) throw error;
+    // Whoever writes through a link that leads nowhere makes what it names, wherever that is.
+    if (lstatSync(path, { throwIfNoEntry: false }) !== undefined)
+      throw new Error("it is a link that leads nowhere", { cause: error });
+    return join(realPath(dirname(path)), basename(path));
+  }
+}
+
+function isBelow(path: string, root: string): boolean {
+  let real: string;
+  try {
+    real = realpathSync(root);
+  } catch {
+    return false;
+  }
+  return path === real || path.startsWith(real.endsWith(sep) ? real : real + sep);
+}
