@@ -213,13 +213,17 @@ export class PrefetchController {
       const groups = groupNumbers(this.#core, job.cells);
       for (const adapter of adapters) {
         const asked = wanted.filter((want) => this.#mayHold(adapter, job.cells, groups, want));
+        // What is stored only while it is asked for is not lost.
+        const stored = new Set(asked.filter((want) => this.#isStored(adapter, job.cells, groups, want)));
         const call = adapter.gate.lookupAndLock(asked.map((want) => this.#sized(job, want)));
         call.outcome
           .then((bits: Bitmap) => {
             const found = asked.filter((_, i) => bits.has(i));
             if (over) adapter.gate.unlock(found.map(({ key }) => key));
             else answered.set(adapter, found);
-            const absent = asked.filter((_, i) => !bits.has(i) && !call.failures().has(i));
+            const absent = asked.filter((want, i) => {
+              return stored.has(want) && !bits.has(i) && !call.failures().has(i);
+            });
             this.#forget(adapter, job, absent);
           })
           .catch((error: unknown) => {
@@ -246,6 +250,11 @@ export class PrefetchController {
     const keys = absent.map((want) => this.#findKey(job.cells, groups, want));
     forgetAbsent(this.#core, adapter.number, job.cells.layout, keys);
     this.#core.commit();
+  }
+
+  #isStored(adapter: AttachedAdapter, cells: LookupCells, groups: readonly number[], want: Wanted): boolean {
+    const key = this.#findKey(cells, groups, want);
+    return key >= 0 && this.#core.state.ledger(adapter.number).state.get(key) === L2.stored;
   }
 
   /** Number of a cell's key, -1 if unknown. `groups` as `groupNumbers` gives them now. */

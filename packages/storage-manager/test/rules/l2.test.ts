@@ -379,6 +379,31 @@ describe("the account of an adapter", () => {
     checkInvariants(engine);
   });
 
+  it("keeps what was stored while a lookup was asking for it", async () => {
+    let looked = 0;
+    let tell = (): void => undefined;
+    const told = new Promise<void>((resolve) => (tell = resolve));
+    const late: L2Adapter = {
+      ...withoutDelete(l2),
+      async lookupAndLock(requests, signal) {
+        const found = await l2.lookupAndLock(requests, signal);
+        looked++;
+        if (looked === 1) await told;
+        return found;
+      },
+    };
+    const engine = await engineWith({ late });
+    engine.turn((manager) => manager.lookups.lookup(chat.lookup()));
+    await engine.until(() => looked === 1);
+    await engine.store(1n, chat.range({ requestId: "meanwhile" }));
+    await engine.until(() => engine.state.ledger(0).storedCount === 3);
+    tell();
+    await engine.settle();
+    expect(engine.query("request")).not.toBeNull();
+    expect(engine.eventsOf("l2.keys.deleted")).toEqual([]);
+    expect(engine.state.ledger(0).storedCount).toBe(3);
+  });
+
   it("keeps what a lookup or a load could not ask for", async () => {
     const engine = await engineWith({ l2 });
     await engine.store(1n, chat.range());
