@@ -8,7 +8,7 @@ import { pinnedPnpm } from "./pack.mjs";
 const RUN_TIMEOUT_MS = 300_000;
 const IDENTITY = { NAME: "release check", EMAIL: "release@example.invalid" };
 
-/** Copies what git tracks or would track, commits it there, installs and builds. `run` runs a command in it. */
+/** Copies what git tracks or would track, commits it there, installs and builds. `run` runs a command in it, with `env`. */
 export async function copyRepository(directory) {
   const listed = git(["ls-files", "--cached", "--others", "--exclude-standard", "-z", "--deduplicate"]);
   for (const path of listed.split("\0").filter((name) => name !== "")) {
@@ -16,7 +16,7 @@ export async function copyRepository(directory) {
     // A tracked file that was deleted and not committed is not there to be copied.
     cpSync(join(ROOT, path), join(directory, path), { force: true, verbatimSymlinks: true });
   }
-  const copy = { directory, run: (command, args) => runIn(directory, command, args) };
+  const copy = { directory, env: {}, run: (command, args) => runIn(directory, command, args, copy.env) };
   copy.pnpm = (...args) => copy.run("npx", ["-y", pinnedPnpm(), ...args]);
   copy.commit = async (subject) => {
     await copy.run("git", ["add", "--all"]);
@@ -38,12 +38,12 @@ function git(args) {
   return execFileSync("git", args, { cwd: ROOT, encoding: "utf8", maxBuffer: 2 ** 26 });
 }
 
-function runIn(cwd, command, args) {
+function runIn(cwd, command, args, more) {
   const names = Object.entries(IDENTITY).flatMap(([name, value]) => [
     [`GIT_AUTHOR_${name}`, value],
     [`GIT_COMMITTER_${name}`, value],
   ]);
-  const env = { ...process.env, CI: "true", ...Object.fromEntries(names) };
+  const env = { ...process.env, CI: "true", ...Object.fromEntries(names), ...more };
   // Not the synchronous form: connections to the registry would be found dead by the next request.
   return new Promise((done, failed) => {
     execFile(

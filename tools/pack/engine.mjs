@@ -16,14 +16,15 @@ const L1_SIZE_GB = "0.0625";
 let engines = 0;
 
 /**
- * Starts `command… serve` in a place, with an adapter of `type` that keeps its files below the place. Gives addresses,
- * the command line, `stop()` and what it printed.
+ * Starts `command… serve` in a place, with an adapter of `type`. `keeps(word)` gives its options and where its objects
+ * can be seen; without it they are files below the place. Gives addresses, the command line, `stop()` and what it
+ * printed.
  */
-export async function serve(place, command, type) {
+export async function serve(place, command, type, keeps = filesBelow(place)) {
   const label = `pack${process.pid}x${engines++}`;
   const [port, httpPort] = [await freePort(), await freePort()];
-  const objects = join(place.directory, `objects-${label}`);
-  const adapter = JSON.stringify({ type, base_path: objects });
+  const { options, objects } = keeps(`objects-${label}`);
+  const adapter = JSON.stringify({ type, ...options });
   const args = [
     "serve",
     "--port",
@@ -42,7 +43,6 @@ export async function serve(place, command, type) {
     "--l2-adapter",
     adapter,
   );
-  mkdirSync(objects);
   const [program, ...first] = command;
   // A group of its own: npx does not pass signals on.
   const child = spawn(program, [...first, ...args.map(String)], {
@@ -67,6 +67,15 @@ export async function serve(place, command, type) {
   engine.stop = () => stop(engine, `/dev/shm/lmcache_l1_pool_${label}`);
   const readyMs = await ready(engine);
   return { ...engine, readyMs };
+}
+
+/** Where an adapter for files keeps its objects: a folder of the place for each word. */
+export function filesBelow(place) {
+  return (word) => {
+    const objects = join(place.directory, word);
+    mkdirSync(objects, { recursive: true });
+    return { options: { base_path: objects }, objects };
+  };
 }
 
 async function ready(engine) {

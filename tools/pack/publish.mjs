@@ -1,12 +1,13 @@
 #!/usr/bin/env node
 /**
- * Sets versions and publishes, to a registry of its own, from a copy of the working tree; then installs what was
- * published: `node tools/pack/publish.mjs [--peers DIR] [--keep]`. Lines, exit code and options as check.mjs.
+ * Sets versions and publishes, to a registry of its own, from a copy of the working tree; writes an adapter with the
+ * tutorial, from `npm create` to `npm publish`; then installs what was published and serves from it: `node tools/pack/publish.mjs [--peers DIR] [--keep]`. Lines, exit code and options as check.mjs.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { DEPOT, publishDepot, publishScoped, SCOPED, startDepot } from "./author.mjs";
 import { findings } from "./contents.mjs";
 import { changesOfTheTree, copyRepository } from "./copy.mjs";
 import { findPeers } from "./engine.mjs";
@@ -14,12 +15,11 @@ import { pinnedPnpm, publicPackages, readTarball } from "./pack.mjs";
 import { makeMachine, makePlace } from "./place.mjs";
 import { report } from "./report.mjs";
 import { NPX } from "./stories.mjs";
-import { packThirdParty, SCOPED } from "./third-party.mjs";
 import { installed, used } from "./uses.mjs";
 import { startVerdaccio } from "./verdaccio.mjs";
 
-const INSTALLED = ["@cache/engine", "@cache/l2-fs", SCOPED.name];
-const FS = { name: "@cache/l2-fs", type: "fs" };
+/** The adapter of ours that is installed beside somebody else's. */
+const OUR_ADAPTER = "@cache/l2-redis";
 
 const { values: options } = parseArgs({
   options: { peers: { type: "string" }, keep: { type: "boolean", default: false } },
@@ -45,7 +45,8 @@ report.check("the working tree and its tags are as before", changesOfTheTree() =
 report.close();
 
 async function story() {
-  const published = await publish(await copyRepository(join(directory, "copy")));
+  const copy = await copyRepository(join(directory, "copy"));
+  const published = await publish(copy);
   report.check(
     "what was published holds what it should",
     published.every((found) => findings(found, published).length === 0),
@@ -56,25 +57,30 @@ async function story() {
     published.every(({ files }) => files.has("CHANGELOG.md")),
   );
   const machine = makeMachine(join(directory, "machine"));
-  const author = makePlace(machine, "author");
-  const tarball = await packThirdParty(author, published, SCOPED);
-  writeFileSync(join(author.directory, ".npmrc"), settings());
-  const done = await author.run("npm", ["publish", "--access", "public", tarball]);
-  report.check(
-    `${SCOPED.name} is published by its author`,
-    done.code === 0,
-    done.code === 0 ? "" : done.stderr,
-  );
+  const author = await publishDepot(machine, settingsOnly(), copy.directory);
+  await publishScoped(machine, settingsOnly(), copy.directory);
 
-  const what = { ...SCOPED, also: [FS] };
+  const ours = published.find(({ name }) => name === OUR_ADAPTER);
+  const also = [{ name: OUR_ADAPTER, types: ours.manifest.cacheL2.types }];
   const npm = emptyProject(machine, "npm");
-  await installed(npm, "npm", ["install", "--ignore-scripts", ...INSTALLED], "npm", "node_modules");
-  await used(peers, npm, NPX, what, "published, npm");
+  const packages = ["@cache/engine", OUR_ADAPTER, DEPOT.name];
+  await installed(npm, "npm", ["install", "--ignore-scripts", ...packages], "npm", "node_modules");
+  await usedWithDepot(author, npm, NPX, { ...DEPOT, also }, "published, npm");
   const pnpm = emptyProject(machine, "pnpm");
-  const add = ["-y", pinnedPnpm(), "add", "--ignore-scripts", ...INSTALLED];
+  const add = ["-y", pinnedPnpm(), "add", "--ignore-scripts", ...packages, SCOPED.name];
   await installed(pnpm, "npx", add, pinnedPnpm(), "node_modules");
   const command = join(pnpm.directory, "node_modules", ".bin", "cache-engine");
-  await used(peers, pnpm, [command], what, "published, pnpm");
+  also.push({ name: SCOPED.name, types: [SCOPED.type] });
+  await usedWithDepot(author, pnpm, [command], { ...DEPOT, also }, "published, pnpm");
+}
+
+async function usedWithDepot(author, place, command, what, label) {
+  const depot = await startDepot(author);
+  try {
+    await used(peers, place, command, { ...what, keeps: depot.keeps }, label);
+  } finally {
+    await depot.stop();
+  }
 }
 
 /** `changeset version` and `changeset publish` in the copy. Returns what the registry then has. */
@@ -92,7 +98,8 @@ async function publish(copy) {
     packages.some((found) => found.name === name && found.version === version),
   );
   report.check("changeset version: every package has a new one", same.length === 0, versions(packages));
-  writeFileSync(join(copy.directory, ".npmrc"), settings());
+  // Nothing may reach the real registry, and no token of this user's may be there to be used.
+  Object.assign(copy.env, settingsOnly());
   await copy.pnpm("exec", "changeset", "publish");
   const found = [];
   for (const { name, version, folder } of packages) found.push(await download(name, version, folder));
@@ -112,14 +119,16 @@ async function download(name, version, folder) {
 }
 
 function emptyProject(machine, name) {
-  const place = makePlace(machine, name, { XDG_DATA_HOME: join(machine.home, "data") });
-  writeFileSync(join(place.directory, ".npmrc"), settings());
+  const place = makePlace(machine, name, { ...settingsOnly(), XDG_DATA_HOME: join(machine.home, "data") });
   writeFileSync(join(place.directory, "package.json"), '{"private":true}\n');
   return place;
 }
 
-function settings() {
-  return `@cache:registry=${registry.url}\n@example:registry=${registry.url}\n${registry.settings}`;
+/** Environment of who takes everything from our registry, and whose settings are in no other file. */
+function settingsOnly() {
+  const file = join(directory, "npmrc");
+  writeFileSync(file, registry.settings, { mode: 0o600 });
+  return { npm_config_userconfig: file, npm_config_registry: registry.url };
 }
 
 function versions(packages) {

@@ -8,14 +8,9 @@ import { tarballName } from "./pack.mjs";
 
 export const THIRD_PARTY = { name: "cache-l2-bundled", type: "bundled" };
 
-/** As its author should publish it: with peers, under a scope of its own. */
-export const SCOPED = { name: "@example/cache-l2-scoped", type: "scoped" };
-
-/**
- * Makes {@link THIRD_PARTY} with its copies, or {@link SCOPED} without, in the place's folder and packs it with npm
- * there. Returns the tarball's path.
- */
-export async function packThirdParty(place, packed, { name, type } = THIRD_PARTY) {
+/** Makes {@link THIRD_PARTY} with its copies in the place's folder and packs it with npm there. Returns its path. */
+export async function packThirdParty(place, packed) {
+  const { name, type } = THIRD_PARTY;
   const fs = packed.find((found) => found.name === "@cache/l2-fs");
   const folder = join(place.directory, name);
   unpack(fs, folder, (path) => path === "LICENSE" || /^dist\/.*\.js$/.test(path));
@@ -26,8 +21,7 @@ export async function packThirdParty(place, packed, { name, type } = THIRD_PARTY
     throw new Error("the fs adapter registers itself in other words now: see packThirdParty");
   }
   writeFileSync(index, own);
-  const { cacheL2, dependencies, peerDependencies, version } = fs.manifest;
-  const bundled = name === THIRD_PARTY.name;
+  const { cacheL2, dependencies, optionalDependencies, peerDependencies, version } = fs.manifest;
   const manifest = {
     name,
     version: "1.2.3",
@@ -36,13 +30,12 @@ export async function packThirdParty(place, packed, { name, type } = THIRD_PARTY
     exports: { ".": "./dist/index.js", "./package.json": "./package.json" },
     files: ["dist"],
     cacheL2: { ...cacheL2, types: [type] },
-    dependencies: bundled
-      ? { ...dependencies, ...peerDependencies, "@cache/contracts": version }
-      : dependencies,
-    ...(bundled ? { bundleDependencies: Object.keys(peerDependencies) } : { peerDependencies }),
+    dependencies: { ...dependencies, ...peerDependencies, "@cache/contracts": version },
+    optionalDependencies,
+    bundleDependencies: Object.keys(peerDependencies),
   };
   writeFileSync(join(folder, "package.json"), JSON.stringify(manifest, null, 2));
-  if (bundled) addCopies(folder, packed, fs);
+  addCopies(folder, packed, fs);
   const done = await place.run("npm", [
     "pack",
     "--ignore-scripts",

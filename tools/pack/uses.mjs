@@ -1,7 +1,7 @@
 // What must work wherever the packages are installed.
 import { existsSync, realpathSync } from "node:fs";
 import { join } from "node:path";
-import { driveWithLmcache, serve } from "./engine.mjs";
+import { driveWithLmcache, filesBelow, serve } from "./engine.mjs";
 import { sizeOf } from "./place.mjs";
 import { report } from "./report.mjs";
 
@@ -22,14 +22,17 @@ export async function installed(place, command, args, how, modules) {
 
 /**
  * The adapter, beside those that `also` names, is all that is found; the native libraries load; the engine serves with
- * it. `drive: false` leaves LMCache's client out, `ownCopies` asks for copies of zod and the contract in the package.
+ * it, which keeps its objects as `keeps` says. `drive: false` leaves LMCache's client out, `ownCopies` asks for copies
+ * of zod and the contract in the package.
  */
 export async function used(peers, place, command, what, label) {
-  const { name, type, also = [], ownCopies = false, drive = true } = what;
+  const { name, type, also = [], ownCopies = false, drive = true, keeps = filesBelow(place) } = what;
   const listed = await place.run(...words([...command, "adapters", "--json"]));
   const found = listed.code === 0 ? JSON.parse(listed.stdout).packages : [];
-  const facts = found.map((entry) => [entry.name, entry.types, entry.problem]);
-  const wanted = [...also, { name, type }].map((entry) => [entry.name, [entry.type], null]);
+  const facts = found.map((entry) => [entry.name, entry.types, entry.problem]).sort(byName);
+  const wanted = [...also, { name, types: [type] }]
+    .map((entry) => [entry.name, entry.types, null])
+    .sort(byName);
   if (!report.equal(`${label}: adapters lists these and no others`, facts, wanted))
     report.note(listed.stderr);
   if (ownCopies) copiesOfItsOwn(found[0]?.realDirectory, label);
@@ -43,14 +46,14 @@ export async function used(peers, place, command, what, label) {
     native.map((line) => line.replace(/\s+/g, " ")).join("; "),
   );
   const bench = ["bench", "l2", "--no-skip-verify", "--num-keys", "16", "--data-size-kb", "1024"];
-  const adapter = JSON.stringify({ type, base_path: join(place.directory, "bench") });
+  const adapter = JSON.stringify({ type, ...keeps("bench").options });
   const measured = await place.run(...words([...command, ...bench, "--l2-adapter", adapter]));
   report.check(
     `${label}: bench l2 stores, finds and loads equal bytes`,
     measured.code === 0,
     measured.stderr.split("\n").find((line) => line.startsWith("verified") || line.startsWith("error")) ?? "",
   );
-  const engine = await serve(place, command, type);
+  const engine = await serve(place, command, type, keeps);
   try {
     report.check(`${label}: serves`, true, `ready in ${engine.readyMs} ms`);
     const ping = await place.run(
@@ -87,6 +90,10 @@ function copiesOfItsOwn(directory, label) {
     copies.every((file) => existsSync(file) && realpathSync(file).startsWith(directory)),
     "zod, @cache/contracts",
   );
+}
+
+function byName([first], [second]) {
+  return first < second ? -1 : 1;
 }
 
 function words([command, ...args]) {

@@ -1,4 +1,5 @@
-// A registry that packages are really published to: verdaccio, in a folder of its own, without a way to the real one.
+// A registry that packages are really published to: verdaccio, in a folder of its own. What is ours it never asks the
+// real registry for; everything else comes from there, through it.
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -11,7 +12,13 @@ const VERSION = "6.1.6";
 const NODE_FETCH = "2.7.0";
 const START_TIMEOUT_MS = 60_000;
 
-/** Installs and starts it. Gives `url`, the `settings` (lines of an `.npmrc`) of one who may publish, and `stop()`. */
+/** Names that only exist where they were published by the check. */
+const OURS = ["@cache/*", "@example/*", "create-cache-l2", "cache-l2-*"];
+
+/**
+ * Installs and starts it. Gives `url`, the `settings` (lines of an `.npmrc`) of one who takes all packages from it and
+ * may publish, and `stop()`.
+ */
 export async function startVerdaccio(directory) {
   mkdirSync(directory, { recursive: true });
   const manifest = {
@@ -36,7 +43,7 @@ export async function startVerdaccio(directory) {
   const url = `http://${listen}/`;
   try {
     await answers(`${url}-/ping`, child);
-    return { url, stop, settings: `//${listen}/:_authToken=${await token(url)}\n` };
+    return { url, stop, settings: `registry=${url}\n//${listen}/:_authToken=${await token(url)}\n` };
   } catch (error) {
     await stop();
     throw error;
@@ -44,13 +51,20 @@ export async function startVerdaccio(directory) {
 }
 
 function config() {
+  const real = execFileSync("npm", ["config", "get", "registry"], { encoding: "utf8" }).trim();
+  const access = "access: $all, publish: $authenticated";
   const lines = [
     "storage: ./storage",
     "auth: { htpasswd: { file: ./htpasswd, max_users: 1 } }",
-    "uplinks: {}",
+    `uplinks: { real: { url: "${real}", timeout: 60s, maxage: 60m } }`,
+    "packages:",
+    ...OURS.map((name) => `  "${name}": { ${access} }`),
+    `  "**": { ${access}, proxy: real }`,
+    "web: { enable: false }",
+    "max_body_size: 50mb",
+    "log: { type: stdout, level: fatal }",
   ];
-  lines.push("packages: { '**': { access: $all, publish: $authenticated } }", "web: { enable: false }");
-  return `${lines.join("\n")}\nmax_body_size: 50mb\nlog: { type: stdout, level: fatal }\n`;
+  return `${lines.join("\n")}\n`;
 }
 
 async function answers(url, child) {

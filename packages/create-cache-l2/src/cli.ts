@@ -8,6 +8,10 @@ Makes a package cache-l2-NAME: an L2 adapter for @cache/engine with its tests, g
 NAME: lower-case letters, digits, '-' and '_'; @you/NAME for a scope of yours.
 `;
 
+const LINKED = `package.json leads to this clone's packages, which must be built (npm run build there). Before you publish
+put versions in place of each "file:…".
+`;
+
 /** Does what the arguments ask for: the exit code, and what to print. */
 export function run(words: readonly string[]): { readonly code: number; readonly text: string } {
   try {
@@ -31,6 +35,7 @@ export function run(words: readonly string[]): { readonly code: number; readonly
       "",
       `  cd ${place} && npm install && npm test`,
       "",
+      ...(made.linked ? [LINKED] : []),
     ].join("\n");
     return { code: 0, text };
   } catch (error) {

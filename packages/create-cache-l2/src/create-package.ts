@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type AdapterNames, namesFor } from "./names.ts";
 
@@ -20,23 +20,46 @@ export interface CreatedPackage {
   readonly directory: string;
   /** Paths below the directory, sorted. */
   readonly files: readonly string[];
+  /** True from a clone: its dependencies on our packages are links into the clone, fit for trying, not for publishing. */
+  readonly linked: boolean;
 }
 
-/** The range of one of our packages that this version of the creator was released with. */
-function ourRange(name: string): string {
-  const { devDependencies } = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8")) as {
-    devDependencies: Readonly<Record<string, string>>;
-  };
-  const range = devDependencies[name] ?? "*";
-  if (!range.startsWith("workspace:")) return range;
-  // In a clone, where nothing is released yet.
-  const manifest = join(PACKAGE, "..", name.replace("@cache/", ""), "package.json");
-  return `^${(JSON.parse(readFileSync(manifest, "utf8")) as { version: string }).version}`;
+/** One of our packages, as a new package should name it. */
+interface OurPackage {
+  /** Version that this creator was released with. */
+  readonly version: string;
+  /** Its folder, where nothing is released yet: in a clone. */
+  readonly folder: string | null;
+}
+
+function ourPackage(name: string): OurPackage {
+  const { devDependencies } = readManifest(PACKAGE);
+  const range = devDependencies?.[name];
+  if (range === undefined) throw new Error(`the template names ${name}, which is no devDependency`);
+  if (!range.startsWith("workspace:")) return { version: range.replace(/^[^0-9]*/, ""), folder: null };
+  const folder = join(PACKAGE, "..", name.replace("@cache/", ""));
+  return { version: readManifest(folder).version, folder };
+}
+
+interface Manifest {
+  readonly version: string;
+  readonly devDependencies?: Readonly<Record<string, string>>;
+}
+
+function readManifest(folder: string): Manifest {
+  return JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) as Manifest;
+}
+
+/** From a clone a link, which npm makes without a registry; else a range. */
+function dependencyOn(name: string, target: string): string {
+  const { version, folder } = ourPackage(name);
+  if (folder === null) return `^${version}`;
+  return `file:${relative(target, folder).replaceAll("\\", "/")}`;
 }
 
 /** For a peer: any release before the next major one, since the contract's own version is checked when it registers. */
 function peerRange(name: string): string {
-  const version = ourRange(name).replace(/^[^0-9]*/, "");
+  const { version } = ourPackage(name);
   return `>=${version} <${Number(version.split(".")[0]) + 1}.0.0`;
 }
 
@@ -47,7 +70,7 @@ function targetOf(path: string): string {
   return [...folders, RENAMED[file] ?? file].join("/");
 }
 
-function fill(text: string, names: AdapterNames): string {
+function fill(text: string, names: AdapterNames, target: string): string {
   return text
     .replaceAll("__package__", names.packageName)
     .replaceAll("__type__", names.type)
@@ -55,7 +78,7 @@ function fill(text: string, names: AdapterNames): string {
     .replaceAll("__camel__", names.camel)
     .replaceAll("__apiVersion__", String(API_VERSION))
     .replaceAll(/__peer:(@cache\/[a-z-]+)__/g, (_, name: string) => peerRange(name))
-    .replaceAll(/__(@cache\/[a-z-]+)__/g, (_, name: string) => ourRange(name));
+    .replaceAll(/__(@cache\/[a-z-]+)__/g, (_, name: string) => dependencyOn(name, target));
 }
 
 /**
@@ -79,7 +102,8 @@ export function createPackage(name: string, directory?: string): CreatedPackage 
   for (const { from, to } of files) {
     const path = join(target, to);
     mkdirSync(dirname(path), { recursive: true });
-    writeFileSync(path, fill(readFileSync(join(TEMPLATE, from), "utf8"), names));
+    writeFileSync(path, fill(readFileSync(join(TEMPLATE, from), "utf8"), names, resolve(target)));
   }
-  return { names, directory: target, files: files.map(({ to }) => to) };
+  const linked = ourPackage("@cache/contracts").folder !== null;
+  return { names, directory: target, files: files.map(({ to }) => to), linked };
 }

@@ -37,7 +37,7 @@ test("a directory that is not empty is left alone", () => {
   expect(readFileSync(join(target, "precious"), "utf8")).toBe("1");
 });
 
-test("no placeholder stays, and ranges are those of this release", () => {
+test("no placeholder stays; dependencies lead to this clone", () => {
   const { files, directory: target } = createPackage("@you/foo-bar", join(directory, "new"));
   expect(files).toContain(".gitignore");
   expect(files).toContain(".github/workflows/release.yml");
@@ -48,7 +48,11 @@ test("no placeholder stays, and ranges are those of this release", () => {
     license: "Apache-2.0",
     cacheL2: { types: ["foo-bar"], apiVersion: 1 },
     peerDependencies: { "@cache/contracts": expect.stringMatching(/^>=\d+\.\d+\.\d+ <\d+\.0\.0$/) },
-    dependencies: { "@cache/simple-store": expect.stringMatching(/^\^\d+\.\d+\.\d+$/) },
+  });
+  const { dependencies } = json as { dependencies: Record<string, string> };
+  const [, link = ""] = dependencies["@cache/simple-store"]?.split("file:") ?? [];
+  expect(JSON.parse(readFileSync(join(target, link, "package.json"), "utf8"))).toMatchObject({
+    name: "@cache/simple-store",
   });
 });
 
@@ -56,7 +60,7 @@ test("the command says how to go on, and how it is used", () => {
   const target = join(directory, "by-command");
   expect(run(["foo", "--directory", target])).toMatchObject({
     code: 0,
-    text: expect.stringMatching(/npm install && npm test/),
+    text: expect.stringMatching(/npm install && npm test\n\npackage.json leads to this clone's packages/),
   });
   expect(run([])).toMatchObject({ code: 2, text: expect.stringMatching(/^usage:/) });
   expect(run(["--help"])).toMatchObject({ code: 0 });
