@@ -5,9 +5,12 @@ import { type Reply, RespError, RespReader } from "./resp-reader.ts";
 
 /** Bytes that one read may bring besides those that go straight into an object. */
 const SCRATCH_BYTES = 64 * 1024;
-/** Requests that a connection may have under way, and their bytes. One larger request is always taken. */
+/** Requests that a connection may have under way, whatever their bytes. */
 const DEPTH = 32;
-const DEPTH_BYTES = 2 * 1024 * 1024;
+/** Bytes that are read at most while a reply's first line is awaited, where the object behind it is a large one. */
+const HEAD_BYTES = 512;
+/** Objects from this size on are large. */
+const LARGE_BYTES = 4096;
 /** A value of another length is read to its end and dropped up to this size; beyond it a new connection is cheaper. */
 const DROP_BYTES_MAX = 16 * 1024 * 1024;
 
@@ -27,6 +30,8 @@ export interface ConnectionOptions {
   readonly connectTimeoutMs: number;
   /** Time without any byte either way while something is under way, in milliseconds. */
   readonly stallTimeoutMs: number;
+  /** Bytes of requests that it has under way at most; one larger request is always taken. */
+  readonly depthBytes: number;
   /** SET … EX, in seconds; null for none. */
   readonly ttlSeconds: number | null;
   readonly events: ConnectionEvents;
@@ -112,17 +117,22 @@ export class BulkConnection {
     return this.#pending.length + this.#unflushed.size;
   }
 
+  /** True if it takes requests now. Not before half of them are answered: one write then carries several. */
+  get isHungry(): boolean {
+    if (this.#phase !== "use" || this.#end !== null) return false;
+    return this.inFlight <= DEPTH / 2 && this.#pendingBytes <= this.#options.depthBytes / 2;
+  }
+
   /** True if requests of that many bytes may be sent now, `others` of them counted already. */
   hasRoom(byteLength: number, others: number): boolean {
-    if (this.#phase !== "use" || this.#end !== null) return false;
     const count = this.inFlight + others;
-    return count === 0 || (count < DEPTH && this.#pendingBytes + byteLength <= DEPTH_BYTES);
+    return count === 0 || (count < DEPTH && this.#pendingBytes + byteLength <= this.#options.depthBytes);
   }
 
   #connect(): void {
     const { dial } = this.#options;
     const onread: OnRead = {
-      buffer: () => this.#reader.target(),
+      buffer: () => this.#reader.target(this.#headBytes()),
       callback: (bytesRead, into) => this.#read(bytesRead, into),
     };
     const socket = dial(onread);
@@ -137,6 +147,15 @@ export class BulkConnection {
     });
     socket.once("close", () => this.#closed());
     socket.once("encrypted" in socket ? "secureConnect" : "connect", () => this.#shakeHands());
+  }
+
+  /** How far to read for the next reply's first line: what is read behind it has to be copied into its object. */
+  #headBytes(): number {
+    const request = this.#pending[0]?.request;
+    const isLarge =
+      request === undefined ||
+      (request !== null && request.kind === "get" && request.bytes.byteLength >= LARGE_BYTES);
+    return isLarge ? HEAD_BYTES : SCRATCH_BYTES;
   }
 
   #shakeHands(): void {

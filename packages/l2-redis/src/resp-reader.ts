@@ -40,6 +40,8 @@ function integer(text: string): number {
 export class RespReader {
   readonly #sink: ReplySink;
   readonly #scratch: Buffer;
+  /** The begin of it, of the length that was asked for last. */
+  #head: Buffer;
   #state: "line" | "body" | "end" = "line";
   /** The part of a line that came in earlier reads. */
   #line: Buffer[] = [];
@@ -52,6 +54,7 @@ export class RespReader {
   constructor(sink: ReplySink, scratch: Buffer) {
     this.#sink = sink;
     this.#scratch = scratch;
+    this.#head = scratch;
   }
 
   /** True while the bytes that come next belong in memory of the sink. */
@@ -59,10 +62,15 @@ export class RespReader {
     return this.#state === "body" && this.#into !== null;
   }
 
-  /** Where the next bytes are to be put, at most as many as it has. */
-  target(): Uint8Array {
-    if (this.#state !== "body" || this.#into === null) return this.#scratch;
-    return this.#into.subarray(this.#have);
+  /**
+   * Where the next bytes are to be put, at most as many as it has.
+   *
+   * @param headBytes the most that is read beyond a wanted bulk: what of the next bulk comes with it is copied.
+   */
+  target(headBytes = this.#scratch.length): Uint8Array {
+    if (this.#state === "body") return this.#into?.subarray(this.#have) ?? this.#scratch;
+    if (this.#head.length !== headBytes) this.#head = this.#scratch.subarray(0, headBytes);
+    return this.#head;
   }
 
   /**
