@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // How long single turns of the event loop take with 1,000,000 objects: fill, churn, reading, clear, and opening again.
 // node bench/pauses.mjs [--objects 1000000] [--churn-seconds 20] [--directory DIR] [--explain]
-import { mkdtempSync, openSync, readdirSync, readSync, rmSync, statSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
 import { Session } from "node:inspector";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,6 +10,7 @@ import { parseArgs } from "node:util";
 import { machineFacts, say } from "./lib/common.mjs";
 import { openManager, Prompts, voidAdapter } from "./lib/storage-load.mjs";
 import { explainGaps } from "./lib/explain-gaps.mjs";
+import { waitedMs } from "./lib/loop-turns.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -43,14 +44,6 @@ new PerformanceObserver((list) => {
     collections.set(kind, { count: count + 1, longest: Math.max(longest, duration) });
   }
 }).observe({ entryTypes: ["gc"] });
-
-const schedule = openSync(`/proc/self/task/${process.pid}/schedstat`, "r");
-const scheduleText = Buffer.alloc(128);
-/** Milliseconds that the main thread was ready to run and another program had the processor. */
-function waitedMs() {
-  const length = readSync(schedule, scheduleText, 0, 128, 0);
-  return Number(scheduleText.latin1Slice(0, length).split(" ")[1]) / 1e6;
-}
 
 /**
  * Runs one step a turn and measures from the begin of a turn to the begin of the next. What other programs took

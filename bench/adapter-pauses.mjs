@@ -1,0 +1,131 @@
+#!/usr/bin/env node
+/**
+ * The longest turn of the event loop while adapters store and load in bulk, without an engine.
+ *
+ *   node bench/adapter-pauses.mjs [--only fs,redis] [--seconds 5] [--shapes 96x1024,64x4096,512x64] [--calls 4]
+ *
+ * --calls is how many calls of one shape are under way together. redis needs a redis-server in the PATH. Build first.
+ */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { getRegisteredL2Adapter, objectKey } from "../packages/contracts/dist/index.js";
+import { openL1Pool } from "../packages/l1-memory/dist/index.js";
+import { machineFacts, say } from "./lib/common.mjs";
+import { parseShape } from "./lib/l2-contest.mjs";
+import { turnsDuring } from "./lib/loop-turns.mjs";
+import { startRedis } from "./lib/redis.mjs";
+
+/** name: its package, and a place for it: `{ config, end }`. */
+const ADAPTERS = {
+  fs: {
+    module: "../packages/l2-fs/dist/index.js",
+    place() {
+      const directory = mkdtempSync(join(tmpdir(), "cache-bench-pauses-"));
+      return {
+        config: { type: "fs", base_path: join(directory, "data") },
+        end: () => rmSync(directory, { recursive: true, force: true }),
+      };
+    },
+  },
+  redis: {
+    module: "../packages/l2-redis/dist/index.js",
+    async place() {
+      const server = await startRedis();
+      return { config: { type: "redis", host: "127.0.0.1", port: server.port }, end: server.stop };
+    },
+  },
+};
+const { values: options } = parseArgs({
+  options: {
+    only: { type: "string", default: Object.keys(ADAPTERS).join(",") },
+    seconds: { type: "string", default: "5" },
+    shapes: { type: "string", default: "96x1024,64x4096,512x64" },
+    calls: { type: "string", default: "4" },
+  },
+});
+const calls = Number(options.calls);
+const { signal } = new AbortController();
+const log = { debug() {}, info() {}, warn: (text) => say(`  ${text}`), error: (text) => say(`  ${text}`) };
+
+/** Keys that nobody has had before, and where the objects of one call lie. */
+function makeBatch(pool, first, { keys, kib }) {
+  const bytes = kib * 1024;
+  const objects = Array.from({ length: keys }, (_, i) => {
+    const poolOffset = (first + i) * bytes;
+    return { bytes: pool.view(poolOffset, bytes), poolOffset };
+  });
+  return { objects, bytes };
+}
+
+function freshKeys(count, counter) {
+  return Array.from({ length: count }, () => {
+    const chunkHash = Buffer.alloc(32);
+    chunkHash.writeUInt32BE(counter.next++);
+    return objectKey({ chunkHash, modelName: "bench/pauses", kvRank: 1 });
+  });
+}
+
+/** Stores, loads and deletes in a loop until the time is up; bytes moved. */
+async function churn(adapter, batch, counter, end) {
+  let moved = 0;
+  while (performance.now() < end) {
+    const keys = freshKeys(batch.objects.length, counter);
+    const { stored } = await adapter.store(keys, batch.objects, signal);
+    const requests = keys.map((key) => ({ key, byteLength: batch.bytes }));
+    const loaded = await adapter.load(requests, batch.objects, signal);
+    if (stored.count() < keys.length || loaded.count() < keys.length) throw new Error("objects were lost");
+    moved += 2 * keys.length * batch.bytes;
+    await adapter.delete(keys, signal);
+  }
+  return moved;
+}
+
+async function measure(name, shape) {
+  const { module, place } = ADAPTERS[name];
+  await import(new URL(module, import.meta.url).href);
+  const { config, end } = await place();
+  const poolBytes = calls * shape.keys * shape.kib * 1024;
+  const pool = await openL1Pool({
+    shmName: "",
+    sizeBytes: poolBytes,
+    alignBytes: 4096,
+    journalId: "0".repeat(32),
+    expected: null,
+  });
+  const { type, ...own } = config;
+  const adapter = getRegisteredL2Adapter(type).create(own, pool.desc);
+  try {
+    await adapter.open({ id: name, stateDir: null, log, signal });
+    const counter = { next: 0 };
+    const batches = Array.from({ length: calls }, (_, i) => makeBatch(pool, i * shape.keys, shape));
+    for (const { objects } of batches) for (const { bytes } of objects) bytes.fill(1);
+    const run = (seconds) => {
+      const until = performance.now() + seconds * 1000;
+      return Promise.all(batches.map((batch) => churn(adapter, batch, counter, until)));
+    };
+    await run(1); // connections and compiled code
+    let moved = [];
+    const began = performance.now();
+    const { turns, wall } = await turnsDuring(async () => {
+      moved = await run(Number(options.seconds));
+    });
+    const gbps = moved.reduce((sum, bytes) => sum + bytes, 0) / (performance.now() - began) / 1e6;
+    const at = (share) => (turns[Math.floor(turns.length * share)] ?? 0).toFixed(2);
+    say(
+      `${name.padEnd(6)} ${shape.name.padEnd(14)} longest turn ${turns[0].toFixed(1).padStart(5)} ms ` +
+        `(wall ${wall.toFixed(1)}), 10th ${(turns[9] ?? 0).toFixed(1)}, p99 ${at(0.01)}, p50 ${at(0.5)}; ${gbps.toFixed(2)} GB/s`,
+    );
+  } finally {
+    await adapter.close();
+    await end();
+    await pool.close({ keep: false });
+  }
+}
+
+say(`${machineFacts()}; ${calls} calls at a time, stores, loads and deletes`);
+for (const name of options.only.split(",")) {
+  for (const text of options.shapes.split(",")) await measure(name, parseShape(text));
+}
+process.exit(0);
