@@ -19,6 +19,11 @@ export interface L2AdapterRegistration<Schema extends z.ZodType = z.ZodType> {
    * …), so any schema will do: strict, a union. Each field has a description.
    */
   readonly configSchema: Schema;
+  /**
+   * What is worth telling about a configuration that is good, e.g. a key that has no effect here; without secrets.
+   * `config check` and a start of the engine show it as a warning. Default: nothing.
+   */
+  readonly configNotes?: ((config: z.output<Schema>) => readonly string[]) | undefined;
   readonly create: L2AdapterFactory<z.output<Schema>>;
 }
 
@@ -29,6 +34,12 @@ export interface RegisteredL2Adapter {
   readonly apiVersion: number;
   readonly packageName: string;
   readonly configSchema: z.ZodType;
+  /**
+   * What is worth telling about a configuration. Absent where an older copy of this package registered the adapter.
+   *
+   * @throws the schema's `ZodError`.
+   */
+  readonly configNotes?: (rawConfig: unknown) => readonly string[];
   /**
    * Checks `rawConfig` and makes the adapter.
    *
@@ -59,7 +70,7 @@ const TYPE_GRAMMAR = /^[a-z0-9][a-z0-9_-]*$/;
 export function registerL2Adapter<Schema extends z.ZodType>(
   registration: L2AdapterRegistration<Schema>,
 ): void {
-  const { types, apiVersion, packageName, configSchema, create } = registration;
+  const { types, apiVersion, packageName, configSchema, configNotes, create } = registration;
   if (apiVersion !== L2_API_VERSION) {
     throw new CacheError(
       "ADAPTER_API_INCOMPATIBLE",
@@ -99,6 +110,7 @@ export function registerL2Adapter<Schema extends z.ZodType>(
       apiVersion,
       packageName,
       configSchema,
+      configNotes: (rawConfig) => configNotes?.(configSchema.parse(rawConfig)) ?? [],
       create: (rawConfig, l1) => create(configSchema.parse(rawConfig), l1),
     });
   }

@@ -18,7 +18,7 @@ export type DiscoveryChoice = Pick<EngineConfig["discovery"], "roots" | "allow">
 /** The configured adapters in order, and what is worth a warning. */
 export interface ResolvedAdapters {
   readonly adapters: readonly ResolvedAdapter[];
-  /** Packages that were tried in the search for a type and could not be imported. */
+  /** Packages that were tried in the search for a type and could not be imported; notes of adapters. */
   readonly warnings: readonly string[];
 }
 
@@ -63,7 +63,10 @@ export async function resolveAdapter(
   const { name: packageName, version: packageVersion } = loaded.package;
   return {
     adapter: { spec, registration, packageName, packageVersion },
-    warnings: loaded.failures.map((failure) => failure.message),
+    warnings: [
+      ...loaded.failures.map((failure) => failure.message),
+      ...(registration.configNotes?.(spec.own) ?? []).map((note) => `adapter ${spec.id}: ${note}`),
+    ],
   };
 }
 

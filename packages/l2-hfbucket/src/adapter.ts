@@ -1,0 +1,46 @@
+import { type L1MemoryDesc, type L2Adapter, PERCENT_ENCODED_NAMES } from "@cache/contracts";
+import { createSimpleAdapter } from "@cache/simple-store";
+import { BucketStore } from "./bucket-store.ts";
+import type { HfBucketConfig } from "./config.ts";
+import { placeOf } from "./settings.ts";
+
+const GIB = 1024 ** 3;
+/** Most objects and bytes of one upload: it is one change of the bucket, and lies in memory some three times. */
+const BATCH_KEYS = 100;
+const BATCH_BYTES = 16 * 1024 * 1024;
+/** A call that takes longer fails, in milliseconds. Loads and stores have nearer deadlines of their own. */
+const CALL_TIMEOUT_MS = 60_000;
+
+/**
+ * Makes the adapter on a bucket of the Hugging Face Hub: one file an object, with the names and the bytes of LMCache's
+ * `hfbucket` adapter. No I/O before `open`.
+ *
+ * @throws CacheError `INVALID_CONFIG` if `HF_ENDPOINT` is needed and is no URL.
+ */
+export function createHfBucketAdapter(config: HfBucketConfig, _l1?: L1MemoryDesc): L2Adapter {
+  const place = placeOf(config);
+  const store = new BucketStore(config, place);
+  const capacityBytes = Math.floor(config.max_capacity_gb * GIB);
+  const secrets = [config.token ?? "", process.env[config.token_env] ?? ""];
+  return createSimpleAdapter(store, {
+    type: "hfbucket",
+    location: place.location,
+    persistent: true,
+    shared: true,
+    names: PERCENT_ENCODED_NAMES,
+    prefix: place.namePrefix,
+    ...(capacityBytes > 0 ? { capacityBytes } : {}),
+    concurrency: config.num_workers * 2,
+    callTimeoutMs: CALL_TIMEOUT_MS,
+    batchKeys: BATCH_KEYS,
+    batchBytes: BATCH_BYTES,
+    zeroCopyPut: true,
+    secrets,
+    status: () => ({
+      endpoint: place.endpoint,
+      bucket: place.bucketId,
+      verify_content: config.verify_content,
+      ...store.figures,
+    }),
+  });
+}

@@ -1,0 +1,236 @@
+import type { ThreadSettings } from "./protocol.ts";
+
+/** Longest answer that is not the bytes of objects. */
+const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
+/** A Xet token is renewed so long before it ends, in milliseconds. */
+const RENEW_BEFORE_MS = 60_000;
+const TOKENS_REMEMBERED = 100;
+const BODILESS = new Set([101, 204, 205, 304]);
+
+/** What a request is for. */
+export type RequestKind =
+  | "bucket"
+  | "paths-info"
+  | "tree"
+  | "batch"
+  | "read-token"
+  | "write-token"
+  | "cas-read"
+  | "cas-write"
+  | "content";
+
+/** A token for the content-addressed store. */
+export interface XetToken {
+  readonly accessToken: string;
+  readonly casUrl: string;
+  /** Seconds since the epoch. */
+  readonly exp: number;
+}
+
+/** An answer with an error status. */
+export interface Refusal {
+  readonly status: number;
+  readonly kind: RequestKind;
+  /** `X-Error-Code`. */
+  readonly errorCode: string;
+  readonly text: string;
+}
+
+/** What a request below the Hub's or the store's URL is for. Signed URLs may lead anywhere: the rest is content. */
+export function kindOf(url: string, method: string): RequestKind {
+  const { pathname } = new URL(url);
+  const [, rest] = /\/api\/buckets\/[^/]+\/[^/]+(?:\/([a-z-]+))?/.exec(pathname) ?? [null, null];
+  if (rest !== null) {
+    const known: readonly RequestKind[] = ["paths-info", "tree", "batch"];
+    if (rest === "xet-read-token" || rest === "xet-write-token") return rest.slice(4) as RequestKind;
+    return known.find((kind) => kind === rest) ?? "bucket";
+  }
+  if (/\/v[12]\/(?:chunks|xorbs|shards|reconstructions)(?:\/|$)/.test(pathname)) {
+    if (pathname.includes("/reconstructions/")) return "cas-read";
+    return method === "POST" || pathname.includes("/chunks/") ? "cas-write" : "content";
+  }
+  return "content";
+}
+
+/** What the calls of one thread share: tokens of the content-addressed store. */
+export class HubSession {
+  readonly settings: ThreadSettings;
+  /** Values that must stand in no message. */
+  readonly secrets = new Set<string>();
+  readonly #tokens = new Map<"read" | "write", XetToken>();
+  /** A token that the store refused, and the one to send in its place. The library holds on to the first. */
+  readonly #replaced = new Map<string, string>();
+
+  constructor(settings: ThreadSettings) {
+    this.settings = settings;
+    if (settings.token !== null) this.secrets.add(settings.token);
+  }
+
+  /** The token to send where the library sends `accessToken`. */
+  current(accessToken: string): string {
+    return this.#replaced.get(accessToken) ?? accessToken;
+  }
+
+  /** A token that is good for at least a minute. */
+  async token(scope: "read" | "write", send: typeof fetch): Promise<XetToken> {
+    const known = this.#tokens.get(scope);
+    if (known !== undefined && known.exp * 1000 > Date.now() + RENEW_BEFORE_MS) return known;
+    const { endpoint, bucketId, token } = this.settings;
+    const headers = token === null ? {} : { authorization: `Bearer ${token}` };
+    const response = await send(`${endpoint}/api/buckets/${bucketId}/xet-${scope}-token`, { headers });
+    if (!response.ok) throw new Error(`no ${scope} token`);
+    const fresh = (await response.json()) as Partial<XetToken>;
+    const { accessToken, casUrl, exp } = fresh;
+    if (typeof accessToken !== "string" || typeof casUrl !== "string" || typeof exp !== "number") {
+      throw new TypeError(`the Hub's ${scope} token has no accessToken, casUrl or exp`);
+    }
+    if (!URL.canParse(casUrl)) throw new TypeError(`the Hub's ${scope} token has a casUrl that is no URL`);
+    const checked = { accessToken, casUrl: casUrl.replace(/\/+$/, ""), exp };
+    this.#tokens.set(scope, checked);
+    this.#note(accessToken);
+    return checked;
+  }
+
+  #note(secret: string): void {
+    this.secrets.add(secret);
+    if (this.secrets.size <= TOKENS_REMEMBERED) return;
+    for (const oldest of this.secrets) {
+      if (oldest === this.settings.token) continue;
+      this.secrets.delete(oldest);
+      return;
+    }
+  }
+
+  /** A token in place of one that the store refused. */
+  async renew(scope: "read" | "write", refused: string, send: typeof fetch): Promise<string> {
+    if (this.#tokens.get(scope)?.accessToken === refused) this.#tokens.delete(scope);
+    const { accessToken } = await this.token(scope, send);
+    this.#replaced.set(refused, accessToken);
+    this.#note(refused);
+    // What stood for another stands for it no more.
+    for (const [old, replacement] of this.#replaced) {
+      if (replacement === refused) this.#replaced.set(old, accessToken);
+      if (this.#replaced.size > TOKENS_REMEMBERED) this.#replaced.delete(old);
+    }
+    return accessToken;
+  }
+}
+
+/** `fetch` for one call of ours: ends with it, bounds answers, and remembers what went wrong. */
+export class HubRequests {
+  readonly session: HubSession;
+  readonly signal: AbortSignal;
+  /** The last answer with an error status. */
+  refusal: Refusal | null = null;
+  /** The last failure below HTTP. */
+  networkError: unknown = null;
+  /** A change of the bucket was asked for. */
+  batchSent = false;
+  /** Xet hashes of the files that the last batch named, by path. */
+  readonly hashes = new Map<string, string>();
+  /** Paths that the last batch did not change, and why. */
+  readonly failedPaths = new Map<string, string>();
+
+  constructor(session: HubSession, signal: AbortSignal) {
+    this.session = session;
+    this.signal = signal;
+  }
+
+  /** For the library. */
+  readonly fetch: typeof fetch = async (input, init = {}) => {
+    const url = input instanceof Request ? input.url : String(input);
+    const kind = kindOf(url, init.method ?? "GET");
+    if (kind === "batch") this.#noteBatch(init.body);
+    let response = await this.#send(url, init, kind);
+    const refused = bearerOf(init);
+    if (response.status === 401 && refused !== null && (kind === "cas-read" || kind === "cas-write")) {
+      const scope = kind === "cas-read" ? "read" : "write";
+      await this.session.renew(scope, this.session.current(refused), this.fetch);
+      response = await this.#send(url, init, kind);
+    }
+    if (response.ok && kind === "content") return response;
+    return this.#bounded(response, kind);
+  };
+
+  async #send(url: string, init: RequestInit, kind: RequestKind): Promise<Response> {
+    const bearer = bearerOf(init);
+    const headers = new Headers(init.headers);
+    if (bearer !== null && kind.startsWith("cas-")) {
+      headers.set("authorization", `Bearer ${this.session.current(bearer)}`);
+    }
+    try {
+      return await fetch(url, { ...init, headers, signal: this.signal });
+    } catch (error) {
+      this.networkError = error;
+      throw error;
+    }
+  }
+
+  /** The answer with its body in memory. */
+  async #bounded(response: Response, kind: RequestKind): Promise<Response> {
+    const parts: Uint8Array[] = [];
+    let length = 0;
+    try {
+      for await (const part of response.body ?? []) {
+        length += part.length;
+        if (length > ANSWER_BYTES_MAX)
+          throw new RangeError(`an answer of more than ${ANSWER_BYTES_MAX} bytes`);
+        parts.push(part);
+      }
+    } catch (error) {
+      this.networkError = error;
+      throw error;
+    }
+    const body = Buffer.concat(parts, length);
+    if (!response.ok) this.#noteRefusal(response, kind, body);
+    if (kind === "batch") this.#noteFailedPaths(body);
+    const { status, statusText, headers } = response;
+    return new Response(BODILESS.has(status) ? null : body, { status, statusText, headers });
+  }
+
+  #noteRefusal({ status, headers }: Response, kind: RequestKind, body: Buffer): void {
+    const said = parseJson(body);
+    const text = [said?.["error"], said?.["message"]].find((part) => typeof part === "string");
+    this.refusal = {
+      status,
+      kind,
+      errorCode: headers.get("x-error-code") ?? "",
+      text: String(text ?? headers.get("x-error-message") ?? body.toString("utf8", 0, 200)),
+    };
+  }
+
+  #noteBatch(body: RequestInit["body"]): void {
+    this.batchSent = true;
+    this.hashes.clear();
+    this.failedPaths.clear();
+    for (const line of typeof body === "string" ? body.split("\n") : []) {
+      const operation = parseJson(Buffer.from(line));
+      const { path, xetHash } = operation ?? {};
+      if (typeof path === "string" && typeof xetHash === "string") this.hashes.set(path, xetHash);
+    }
+  }
+
+  #noteFailedPaths(body: Buffer): void {
+    const failed = parseJson(body)?.["failed"];
+    if (!Array.isArray(failed)) return;
+    for (const entry of failed as readonly unknown[]) {
+      const { path, error } = (entry ?? {}) as { readonly path?: unknown; readonly error?: unknown };
+      if (typeof path === "string")
+        this.failedPaths.set(path, typeof error === "string" ? error : "no reason given");
+    }
+  }
+}
+
+function bearerOf({ headers }: RequestInit): string | null {
+  const value = new Headers(headers).get("authorization");
+  return value?.startsWith("Bearer ") === true ? value.slice("Bearer ".length) : null;
+}
+
+function parseJson(bytes: Buffer): Readonly<Record<string, unknown>> | null {
+  try {
+    const value: unknown = JSON.parse(bytes.toString("utf8"));
+    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,84 @@
+import { CacheError } from "@cache/contracts";
+import { HubThread, type ThreadCall } from "./hub-thread.ts";
+import type { CallName, HubCalls, ThreadSettings } from "./protocol.ts";
+
+/** A thread without calls ends after this time, but for one. In milliseconds. */
+const IDLE_MS = 60_000;
+/** Calls that compute; the others only wait for the Hub. */
+const HEAVY: ReadonlySet<CallName> = new Set<CallName>(["put", "get"]);
+
+/** Threads that talk to the Hub: none at first, more while all compute, up to a bound. */
+export class HubThreads {
+  readonly #settings: ThreadSettings;
+  readonly #most: number;
+  readonly #threads = new Set<HubThread>();
+  readonly #idleTimer: NodeJS.Timeout;
+  #calls = 0;
+  #started = 0;
+  #closed = false;
+
+  constructor(settings: ThreadSettings, most: number) {
+    this.#settings = settings;
+    this.#most = most;
+    this.#idleTimer = setInterval(() => this.#endIdle(), IDLE_MS).unref();
+  }
+
+  /** Threads that run now. */
+  get running(): number {
+    return this.#threads.size;
+  }
+
+  /** Threads that were started. */
+  get started(): number {
+    return this.#started;
+  }
+
+  /** Calls so far. */
+  get calls(): number {
+    return this.#calls;
+  }
+
+  /** Runs a call on the thread with the least to do. @throws CacheError as {@link HubThread.call}. */
+  async call<Name extends CallName>(
+    call: ThreadCall<Name>,
+    signal: AbortSignal,
+  ): Promise<HubCalls[Name]["answer"]> {
+    if (this.#closed)
+      throw new CacheError("ADAPTER_CLOSED", "the hfbucket adapter is closed; make a new one");
+    if (signal.aborted) throw new CacheError("ABORTED", "the call was ended before it began");
+    this.#calls++;
+    return this.#choose(HEAVY.has(call.name)).call(call, signal);
+  }
+
+  #choose(heavy: boolean): HubThread {
+    let best: HubThread | null = null;
+    for (const thread of this.#threads) {
+      if (best === null || thread.calls < best.calls) best = thread;
+      if (!heavy) break; // small calls stay with the oldest, so that the others may end
+    }
+    const wantsMore = heavy && best !== null && best.calls > 0 && this.#threads.size < this.#most;
+    return best === null || wantsMore ? this.#start() : best;
+  }
+
+  #start(): HubThread {
+    const thread = new HubThread(this.#settings, (gone) => this.#threads.delete(gone));
+    this.#threads.add(thread);
+    this.#started++;
+    return thread;
+  }
+
+  #endIdle(): void {
+    for (const thread of [...this.#threads].slice(1)) {
+      if (thread.calls > 0) continue;
+      this.#threads.delete(thread);
+      void thread.end();
+    }
+  }
+
+  /** Ends all threads; calls under way fail. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearInterval(this.#idleTimer);
+    await Promise.all([...this.#threads].map((thread) => thread.end()));
+  }
+}
