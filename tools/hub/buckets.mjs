@@ -165,7 +165,7 @@ export class Buckets {
       if (slash >= 0 && !recursive) items.set(directory, { type: "directory", path: directory });
     }
     if (items.size === 0 && folder !== "") return noEntry();
-    const sorted = [...items.keys()].toSorted();
+    const sorted = [...items.keys()].toSorted((a, b) => (a < b ? -1 : 1));
     const cursor = query.get("cursor") ?? "";
     const limit = Math.min(Number(query.get("limit") ?? this.#pageSize), this.#pageSize);
     const begin =

@@ -5,9 +5,12 @@ import type { HfBucketConfig } from "./config.ts";
 import { placeOf } from "./settings.ts";
 
 const GIB = 1024 ** 3;
-/** Most objects and bytes of one upload: it is one change of the bucket, and lies in memory some three times. */
-const BATCH_KEYS = 100;
+/** Most keys of one operation: the way to the Hub is long, and each operation has a deadline. */
+const OPERATION_KEYS = 64;
+/** Most bytes of one upload, which is one change of the bucket. */
 const BATCH_BYTES = 16 * 1024 * 1024;
+/** Calls that wait for the Hub beside each other, for each thread. */
+const CALLS_PER_THREAD = 4;
 /** A call that takes longer fails, in milliseconds. Loads and stores have nearer deadlines of their own. */
 const CALL_TIMEOUT_MS = 60_000;
 
@@ -30,9 +33,10 @@ export function createHfBucketAdapter(config: HfBucketConfig, _l1?: L1MemoryDesc
     names: PERCENT_ENCODED_NAMES,
     prefix: place.namePrefix,
     ...(capacityBytes > 0 ? { capacityBytes } : {}),
-    concurrency: config.num_workers * 2,
+    concurrency: config.num_workers * CALLS_PER_THREAD,
     callTimeoutMs: CALL_TIMEOUT_MS,
-    batchKeys: BATCH_KEYS,
+    maxBatchKeys: OPERATION_KEYS,
+    batchKeys: OPERATION_KEYS,
     batchBytes: BATCH_BYTES,
     zeroCopyPut: true,
     secrets,

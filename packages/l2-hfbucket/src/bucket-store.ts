@@ -1,7 +1,7 @@
 import { CacheError, isCacheError, type OpenContext } from "@cache/contracts";
 import type { ListedObject, NamedBytes, SimpleStore } from "@cache/simple-store";
 import type { HfBucketConfig } from "./config.ts";
-import { CopyTurns } from "./copy-turns.ts";
+import { CopyTurns, Turns } from "./copy-turns.ts";
 import { FactsCache } from "./facts-cache.ts";
 import { errorOf } from "./failures.ts";
 import { HubThreads } from "./hub-threads.ts";
@@ -14,6 +14,8 @@ export class BucketStore implements SimpleStore {
   readonly #place: Place;
   readonly #cache: FactsCache;
   readonly #copies = new CopyTurns();
+  /** One upload a thread: objects lie in memory some three times during it. */
+  readonly #uploads: Turns;
   #threads: HubThreads | null = null;
   /** The bucket is known to be there, or is being made. */
   #bucket: Promise<unknown> | null = null;
@@ -22,6 +24,7 @@ export class BucketStore implements SimpleStore {
     this.#config = config;
     this.#place = place;
     this.#cache = new FactsCache(config.metadata_cache_ttl_secs * 1000);
+    this.#uploads = new Turns(config.num_workers);
   }
 
   /** Figures for the status. */
@@ -69,7 +72,7 @@ export class BucketStore implements SimpleStore {
 
   async ping(signal: AbortSignal): Promise<void> {
     try {
-      await this.#call("ping", {}, signal);
+      await this.#call("ping", null, signal);
       this.#bucket ??= Promise.resolve();
     } catch (error) {
       if (!this.#isMissingBucket(error)) throw error;
@@ -79,7 +82,7 @@ export class BucketStore implements SimpleStore {
 
   async #ensureBucket(signal: AbortSignal): Promise<void> {
     if (!this.#config.create_bucket_if_missing) return;
-    this.#bucket ??= this.#call("createBucket", {}, signal).catch((error: unknown) => {
+    this.#bucket ??= this.#call("createBucket", null, signal).catch((error: unknown) => {
       this.#bucket = null;
       throw error;
     });
@@ -88,9 +91,8 @@ export class BucketStore implements SimpleStore {
 
   /** What the Hub says of each path, at once where that is remembered. */
   async #facts(paths: readonly string[], signal: AbortSignal): Promise<(ObjectFacts | null)[]> {
-    const asked = paths.filter((path) => this.#cache.fresh(path) === undefined);
-    const answers = new Map<string, ObjectFacts | null>();
-    for (const path of paths) answers.set(path, this.#cache.fresh(path) ?? null);
+    const answers = new Map(paths.map((path) => [path, this.#cache.fresh(path)]));
+    const asked = [...answers].flatMap(([path, facts]) => (facts === undefined ? [path] : []));
     if (asked.length > 0) {
       const said = await this.#call("facts", { paths: asked }, signal).catch((error: unknown) => {
         if (this.#isMissingBucket(error)) return asked.map(() => null);
@@ -168,16 +170,21 @@ export class BucketStore implements SimpleStore {
     const wanted = outcomes.flatMap((refusal, i) => (refusal === null ? [i] : []));
     if (wanted.length === 0) return outcomes;
     await this.#ensureBucket(signal);
-    const files: FileToPut[] = [];
-    for (const i of wanted) {
-      const { name, bytes } = objects[i] as NamedBytes;
-      files.push({ path: name, bytes: await this.#copies.copy(bytes, signal) });
+    const endTurn = await this.#uploads.begin(signal);
+    try {
+      const files: FileToPut[] = [];
+      for (const i of wanted) {
+        const { name, bytes } = objects[i] as NamedBytes;
+        files.push({ path: name, bytes: await this.#copies.copy(bytes, signal) });
+      }
+      const stored = await this.#upload(files, signal);
+      wanted.forEach((i, n) => {
+        outcomes[i] = stored[n] ?? null;
+      });
+      return outcomes;
+    } finally {
+      endTurn();
     }
-    const stored = await this.#upload(files, signal);
-    wanted.forEach((i, n) => {
-      outcomes[i] = stored[n] ?? null;
-    });
-    return outcomes;
   }
 
   /** Why an object is not sent at all. */

@@ -24,3 +24,40 @@ async function copySlices(source: Uint8Array, signal: AbortSignal): Promise<Uint
   }
   return copy;
 }
+
+/** So many at a time, in order of arrival. */
+export class Turns {
+  #free: number;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(most: number) {
+    this.#free = most;
+  }
+
+  /** Waits for a turn; ends it with what it gives. @throws CacheError `ABORTED`. */
+  async begin(signal: AbortSignal): Promise<() => void> {
+    const aborted = (): CacheError =>
+      new CacheError("ABORTED", "the store was ended early: its deadline passed before its turn");
+    if (signal.aborted) throw aborted();
+    if (this.#free > 0) this.#free--;
+    else {
+      await new Promise<void>((resolve, reject) => {
+        const onAbort = (): void => {
+          this.#waiting.splice(this.#waiting.indexOf(go), 1);
+          reject(aborted());
+        };
+        const go = (): void => {
+          signal.removeEventListener("abort", onAbort);
+          resolve();
+        };
+        signal.addEventListener("abort", onAbort, { once: true });
+        this.#waiting.push(go);
+      });
+    }
+    return () => {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free++;
+      else next();
+    };
+  }
+}

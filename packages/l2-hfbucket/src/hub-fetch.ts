@@ -190,12 +190,14 @@ export class HubRequests {
 
   #noteRefusal({ status, headers }: Response, kind: RequestKind, body: Buffer): void {
     const said = parseJson(body);
-    const text = [said?.["error"], said?.["message"]].find((part) => typeof part === "string");
+    const text = [said?.["error"], said?.["message"]].find(
+      (part): part is string => typeof part === "string",
+    );
     this.refusal = {
       status,
       kind,
       errorCode: headers.get("x-error-code") ?? "",
-      text: String(text ?? headers.get("x-error-message") ?? body.toString("utf8", 0, 200)),
+      text: text ?? headers.get("x-error-message") ?? body.toString("utf8", 0, 200),
     };
   }
 

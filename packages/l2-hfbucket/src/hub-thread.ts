@@ -34,7 +34,7 @@ export class HubThread {
   #nextId = 0;
   #ending = false;
 
-  /** @param onGone the thread takes no more calls: it ended, or is about to. */
+  /** @param onGone the thread has ended. */
   constructor(settings: ThreadSettings, onGone: (thread: HubThread) => void) {
     this.#onGone = onGone;
     this.#worker = new Worker(ENTRY, { name: "hfbucket", workerData: settings, execArgv: [] });
@@ -42,6 +42,11 @@ export class HubThread {
     this.#worker.on("message", (message: FromThread) => this.#receive(message));
     this.#worker.on("error", (error) => this.#gone(messageOf(error)));
     this.#worker.on("exit", () => this.#gone("it ended"));
+  }
+
+  /** It takes no more calls, and ends when those under way have settled. */
+  get isEnding(): boolean {
+    return this.#ending;
   }
 
   /** Calls under way. */
@@ -119,7 +124,6 @@ export class HubThread {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
     this.#ending = true;
-    this.#onGone(this);
     this.#settle(id);
     pending.reject(new CacheError("ABORTED", "the call was ended early and its thread with it"));
   }

@@ -52,11 +52,14 @@ export class HubThreads {
 
   #choose(heavy: boolean): HubThread {
     let best: HubThread | null = null;
+    let able = 0;
     for (const thread of this.#threads) {
+      if (thread.isEnding) continue;
+      able++;
       if (best === null || thread.calls < best.calls) best = thread;
       if (!heavy) break; // small calls stay with the oldest, so that the others may end
     }
-    const wantsMore = heavy && best !== null && best.calls > 0 && this.#threads.size < this.#most;
+    const wantsMore = heavy && best !== null && best.calls > 0 && able < this.#most;
     return best === null || wantsMore ? this.#start() : best;
   }
 
@@ -69,9 +72,7 @@ export class HubThreads {
 
   #endIdle(): void {
     for (const thread of [...this.#threads].slice(1)) {
-      if (thread.calls > 0) continue;
-      this.#threads.delete(thread);
-      void thread.end();
+      if (thread.calls === 0) void thread.end();
     }
   }
 

@@ -48,6 +48,9 @@ async function run(id: number, name: CallName, given: unknown): Promise<void> {
   send({ id, ...outcome });
 }
 
+// The library lets parallel requests run on after the first failed; what becomes of them concerns nobody any more.
+process.on("unhandledRejection", () => undefined);
+
 port?.on("message", (message: ToThread) => {
   if ("name" in message) {
     void run(message.id, message.name, message.given);

@@ -36,8 +36,8 @@ export interface ListedFile {
 
 /** Calls by name: what they are given, and what they answer. */
 export interface HubCalls {
-  ping: { given: Record<never, never>; answer: null };
-  createBucket: { given: Record<never, never>; answer: null };
+  ping: { given: null; answer: null };
+  createBucket: { given: null; answer: null };
   facts: { given: { readonly paths: readonly string[] }; answer: (ObjectFacts | null)[] };
   put: { given: { readonly files: readonly FileToPut[] }; answer: PutOutcome[] };
   /** Bytes come as parts. */

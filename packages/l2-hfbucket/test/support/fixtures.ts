@@ -1,4 +1,10 @@
-import { type L1MemoryDesc, type L2Adapter, type MemoryObj, type ObjectKey, objectKey } from "@cache/contracts";
+import {
+  type L1MemoryDesc,
+  type L2Adapter,
+  type MemoryObj,
+  type ObjectKey,
+  objectKey,
+} from "@cache/contracts";
 import type { AdapterLog, ObjectKeyFields, OpenContext, SizedKey } from "@cache/contracts";
 import { afterEach } from "vitest";
 import { type Hub, startHub } from "../../../../tools/hub/server.mjs";
