@@ -10,7 +10,7 @@ export interface HubRequest {
 
 /** What becomes of an answer. */
 export interface HubFault {
-  /** In place of what the server would answer. */
+  /** In place of what the server would answer; with a status of 400 or more nothing is done. */
   readonly answer?: { status?: number; headers?: Record<string, string>; body?: Buffer };
   /** Changes the body; its true length is announced. */
   readonly rewrite?: (body: Buffer) => Uint8Array;

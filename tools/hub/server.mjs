@@ -129,7 +129,8 @@ export async function startHub({ port = 0, token = null, pageSize = 1000, tokenS
     if (fault?.stall === true) return; // until the client, or close, ends the connection
     let result;
     try {
-      result = await answer(request);
+      // What is refused is not done.
+      result = fault?.answer?.status >= 400 ? json(fault.answer.status, {}) : await answer(request);
     } catch (error) {
       if (!(error instanceof FormatError || error instanceof URIError)) throw error;
       result = refusal(400, "BadRequest", error.message);

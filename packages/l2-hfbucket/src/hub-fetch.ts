@@ -15,6 +15,7 @@ export type RequestKind =
   | "batch"
   | "read-token"
   | "write-token"
+  | "dedup"
   | "cas-read"
   | "cas-write"
   | "content";
@@ -47,7 +48,8 @@ export function kindOf(url: string, method: string): RequestKind {
   }
   if (/\/v[12]\/(?:chunks|xorbs|shards|reconstructions)(?:\/|$)/.test(pathname)) {
     if (pathname.includes("/reconstructions/")) return "cas-read";
-    return method === "POST" || pathname.includes("/chunks/") ? "cas-write" : "content";
+    if (pathname.includes("/chunks/")) return "dedup";
+    return method === "POST" ? "cas-write" : "content";
   }
   return "content";
 }
@@ -143,7 +145,7 @@ export class HubRequests {
     if (kind === "batch") this.#noteBatch(init.body);
     let response = await this.#send(url, init, kind);
     const refused = bearerOf(init);
-    if (response.status === 401 && refused !== null && (kind === "cas-read" || kind === "cas-write")) {
+    if (response.status === 401 && refused !== null && isXet(kind)) {
       const scope = kind === "cas-read" ? "read" : "write";
       await this.session.renew(scope, this.session.current(refused), this.fetch);
       response = await this.#send(url, init, kind);
@@ -155,7 +157,7 @@ export class HubRequests {
   async #send(url: string, init: RequestInit, kind: RequestKind): Promise<Response> {
     const bearer = bearerOf(init);
     const headers = new Headers(init.headers);
-    if (bearer !== null && kind.startsWith("cas-")) {
+    if (bearer !== null && isXet(kind)) {
       headers.set("authorization", `Bearer ${this.session.current(bearer)}`);
     }
     try {
@@ -182,7 +184,8 @@ export class HubRequests {
       throw error;
     }
     const body = Buffer.concat(parts, length);
-    if (!response.ok) this.#noteRefusal(response, kind, body);
+    // "Nobody has this chunk yet" is no failure.
+    if (!response.ok && kind !== "dedup") this.#noteRefusal(response, kind, body);
     if (kind === "batch") this.#noteFailedPaths(body);
     const { status, statusText, headers } = response;
     return new Response(BODILESS.has(status) ? null : body, { status, statusText, headers });
@@ -221,6 +224,11 @@ export class HubRequests {
         this.failedPaths.set(path, typeof error === "string" ? error : "no reason given");
     }
   }
+}
+
+/** Requests that carry a Xet token. */
+function isXet(kind: RequestKind): boolean {
+  return kind === "cas-read" || kind === "cas-write" || kind === "dedup";
 }
 
 function bearerOf({ headers }: RequestInit): string | null {
