@@ -17,7 +17,7 @@ export interface HubFault {
   /** Only so many bytes of the announced body are sent. */
   readonly sendBytes?: number;
   /** After them: the connection is reset, ends, or stays open for nothing. */
-  readonly then?: "reset" | "end";
+  readonly ending?: "reset" | "end";
   /** Never answers. */
   readonly stall?: boolean;
 }

@@ -73,8 +73,8 @@ async function send(response, answer, fault) {
   await new Promise((resolve) => response.write(sent.length > 0 ? sent : Buffer.alloc(0), resolve));
   response.flushHeaders();
   // The body stays incomplete: the connection ends, or nothing more comes.
-  if (fault.then === "reset") response.socket?.resetAndDestroy();
-  else if (fault.then === "end") response.socket?.end();
+  if (fault.ending === "reset") response.socket?.resetAndDestroy();
+  else if (fault.ending === "end") response.socket?.end();
 }
 
 /**
@@ -121,7 +121,7 @@ export async function startHub({ port = 0, token = null, pageSize = 1000, tokenS
     requests.push({ kind, method, path, headers });
     if (requests.length > 10_000) requests.shift();
     const fault = hub.fault?.({ kind, method, path, headers }) ?? null;
-    if (fault?.then === "reset" && fault.sendBytes === undefined && fault.answer === undefined) {
+    if (fault?.ending === "reset" && fault.sendBytes === undefined && fault.answer === undefined) {
       incoming.socket.resetAndDestroy();
       return;
     }

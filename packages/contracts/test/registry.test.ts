@@ -41,6 +41,14 @@ test("a registration serves all its types, and parses the configuration", () => 
   expect(getRegisteredL2Adapter("c")).toBeUndefined();
 });
 
+test("notes about a configuration come from what the schema made of it; none by default", () => {
+  const configNotes = ({ size }: { size: number }) => [`size ${size} has no effect`];
+  registerL2Adapter({ ...registration(["a"]), configNotes });
+  registerL2Adapter(registration(["b"]));
+  expect(getRegisteredL2Adapter("a")?.configNotes?.({})).toEqual(["size 7 has no effect"]);
+  expect(getRegisteredL2Adapter("b")?.configNotes?.({})).toEqual([]);
+});
+
 test("a type that is taken is refused, names both packages, and registers nothing of the second", () => {
   registerL2Adapter(registration(["a"]));
   expect(() => registerL2Adapter(registration(["z", "a"], "cache-l2-other"))).toThrow(

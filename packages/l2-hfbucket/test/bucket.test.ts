@@ -20,6 +20,9 @@ import {
   TOKEN,
 } from "./support/fixtures.ts";
 
+// Threads begin cold, and the machine may be busy.
+vi.setConfig({ testTimeout: 90_000 });
+
 const SIZE = 4000;
 const nameOf = (n: number) => `kv/prod/${PERCENT_ENCODED_NAMES.encode(key(n))}`;
 

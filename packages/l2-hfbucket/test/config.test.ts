@@ -198,8 +198,8 @@ test("the type is registered, and making an adapter touches nothing", () => {
 
 test("a download_tmp_dir is taken, and said to have no effect", () => {
   const registered = getRegisteredL2Adapter("hfbucket");
-  expect(registered?.configNotes({ bucket_handle: HANDLE })).toEqual([]);
-  const notes = registered?.configNotes({ bucket_handle: HANDLE, download_tmp_dir: "/dev/shm/x" });
+  expect(registered?.configNotes?.({ bucket_handle: HANDLE })).toEqual([]);
+  const notes = registered?.configNotes?.({ bucket_handle: HANDLE, download_tmp_dir: "/dev/shm/x" });
   expect(notes).toEqual([expect.stringContaining("download_tmp_dir has no effect")]);
 });
 

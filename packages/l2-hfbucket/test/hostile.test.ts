@@ -1,5 +1,5 @@
 import { isCacheError } from "@cache/contracts";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { type Hub, type HubFault, startHub } from "../../../tools/hub/server.mjs";
 import { createHfBucketAdapter } from "../src/adapter.ts";
 import { hfBucketConfigSchema } from "../src/config.ts";
@@ -22,6 +22,8 @@ import {
   type TestAdapter,
   TOKEN,
 } from "./support/fixtures.ts";
+
+vi.setConfig({ testTimeout: 90_000 });
 
 const SIZE = 100_000;
 /** Of operations that a server lets wait. */
@@ -59,9 +61,9 @@ const answers: [string, HubFault, string, string[]][] = [
   ["a web page", { rewrite: () => Buffer.from("<p>") }, "BACKEND_UNAVAILABLE", ["xorb", "shard", "batch"]],
   ["null", { rewrite: () => Buffer.from("null") }, "BACKEND_UNAVAILABLE", ["xorb", "shard", "batch"]],
   ["{}", { rewrite: () => Buffer.from("{}") }, "BACKEND_UNAVAILABLE", ["xorb", "shard", "batch"]],
-  ["a reset", { then: "reset" }, "BACKEND_UNAVAILABLE", []],
-  ["a reset within the body", { sendBytes: 1, then: "reset" }, "BACKEND_UNAVAILABLE", ["batch"]],
-  ["a body that ends early", { sendBytes: 1, then: "end" }, "BACKEND_UNAVAILABLE", ["batch"]],
+  ["a reset", { ending: "reset" }, "BACKEND_UNAVAILABLE", []],
+  ["a reset within the body", { sendBytes: 1, ending: "reset" }, "BACKEND_UNAVAILABLE", ["batch"]],
+  ["a body that ends early", { sendBytes: 1, ending: "end" }, "BACKEND_UNAVAILABLE", ["batch"]],
 ];
 
 /** One Hub whose Xet tokens are asked for anew each time, and one adapter that has to bear everything. */
@@ -101,7 +103,6 @@ describe("instead of an answer", () => {
         expect(await loadOne(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
       }
     },
-    60_000,
   );
 
   test.each([
@@ -130,7 +131,6 @@ describe("instead of an answer", () => {
       }
       expect(adapter.status()).toMatchObject({ operations_in_flight: 0, calls_in_flight: 0 });
     },
-    60_000,
   );
 
   test("after all that it stores and loads, with the thread that it began with", async () => {
@@ -315,7 +315,7 @@ describe("a server that lies", () => {
   test("an upload whose answer was lost counts what is there", async () => {
     const hub = await newHub();
     const adapter = await openAdapter(hub);
-    breakKind(hub, "batch", { sendBytes: 5, then: "reset" });
+    breakKind(hub, "batch", { sendBytes: 5, ending: "reset" });
     await storePatterns(adapter, [1, 2], 1000);
     hub.fault = null;
     expect(await loadOne(adapter, 2, 1000)).toEqual(pattern(2, 1000));

@@ -1,8 +1,10 @@
 import { randomBytes } from "node:crypto";
 import { createRequire } from "node:module";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { hub as library } from "../src/hub-library.ts";
 import { BUCKET, newHub, TOKEN } from "./support/fixtures.ts";
+
+vi.setConfig({ testTimeout: 90_000 });
 
 /** The rest of the unmodified library, which the adapter has no use for. */
 const client = createRequire(import.meta.url)("@huggingface/hub") as {
