@@ -33,6 +33,7 @@ const checks = {
   fs_interop: ["fs_interop.py", [], 300],
   redis_interop: ["redis_interop.py", [], 300],
   redis_trouble: ["redis_trouble.py", [], 900],
+  hf_interop: ["hf_interop.py", [], 600],
   vectors: ["vectors.py", [], 120],
   bench_server: ["bench_server.py", [], 600],
   start_time: ["start_time.py", [], 600],

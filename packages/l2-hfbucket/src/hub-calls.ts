@@ -6,8 +6,8 @@ import type { CallName, Failure, HubCalls, ListedFile, ObjectFacts, PutOutcome }
 /** Bytes of one part of an object on its way to the engine's thread. */
 const PART_BYTES = 1024 * 1024;
 const LIST_PART_ENTRIES = 500;
-/** Size of the chunks of Xet, on average. */
-const XET_CHUNK_BYTES = 64 * 1024;
+/** A chunker for chunks of this size on average does not cut what is smaller than an eighth: Xet's have 128 KiB. */
+const UNCUT_BYTES = 4 * 1024 * 1024;
 const XET_HASH = /^[0-9a-f]{64}$/;
 
 /** Sends a part and waits until it was taken. */
@@ -209,18 +209,21 @@ async function sendAll(
     throw new ContentError(`an object has ${total} of the ${size} bytes that the Hub announced`);
 }
 
-/** Computes the Xet hash of a stream. */
+/**
+ * Computes the Xet hash of a file from its chunks as the library gives them, one at a time. The chunks' own bounds
+ * count: clients cut the same content differently (hf_xet 1.8 and `xetchunk-wasm` 0.2 do).
+ */
 class ContentCheck {
-  readonly #chunker = xet.createChunker(XET_CHUNK_BYTES);
+  readonly #chunker = xet.createChunker(UNCUT_BYTES);
   readonly #chunks: XetChunk[] = [];
 
   add(bytes: Uint8Array): void {
-    for (const chunk of xet.nextBlock(this.#chunker, bytes)) this.#chunks.push(chunk);
+    this.#chunks.push(...xet.nextBlock(this.#chunker, bytes));
+    const last = xet.finalize(this.#chunker);
+    if (last !== null && last !== undefined) this.#chunks.push(last);
   }
 
   hash(): string {
-    const last = xet.finalize(this.#chunker);
-    if (last !== null && last !== undefined) this.#chunks.push(last);
     return xet.hashToHex(xet.fileHash(this.#chunks));
   }
 }
