@@ -27,6 +27,7 @@ const checks = {
   kill_writer: ["kill_drill.py", ["writer"], 300],
   kill_dtype: ["kill_drill.py", ["dtype"], 300],
   pressure: ["pressure.py", [], 600],
+  adapters_runtime: ["adapters_runtime.py", [], 900],
   kv_events: ["kv_events.py", [], 600],
   hostile: ["hostile.py", [], 900],
   hostile_state: ["hostile_state.py", [], 600],
