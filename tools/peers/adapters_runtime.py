@@ -168,7 +168,7 @@ def killed_within(drill):
             added = {"type": "fs", "id": "fs.2", "base_path": str(drill.two)}
             changing = threading.Thread(target=lambda: safely(lambda: drill.http("POST", "/adapters", added)))
         changing.start()
-        time.sleep(random.uniform(0, 0.25))
+        time.sleep(random.uniform(0, 0.6))
         drill.restart(drill.server.kill)
         changing.join(60)
         found = drill.adapters()

@@ -109,6 +109,7 @@ export class L2Keeper {
 
   /** Notes what the last process left in doubt. Call it before anything new is stored. */
   collectDoubt(): void {
+    if (this.#ledger.inDoubt === 0) return;
     const { keys } = this.#core.state;
     const doubtful: number[] = [];
     for (let key = 0; key < keys.numbers.bound; key++) {

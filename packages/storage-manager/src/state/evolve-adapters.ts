@@ -26,7 +26,8 @@ export const ADAPTER_HANDLERS: AdapterHandlers = {
     const stage = state.adapterChanges.get(id)?.stage ?? "active";
     ledger.draining = stage !== "active";
     state.ledgers[adapter] = ledger;
-    resettleAwaiting(state);
+    // With an empty account nothing is protected more or less than before.
+    if (ledger.storedCount > 0 || reset) resettleAwaiting(state);
   },
   "adapter.added": (state, { id, base, config }) => {
     state.adapterChanges.set(id, { id, base, config, stage: "active", forget: false });
@@ -56,7 +57,5 @@ export const ADAPTER_HANDLERS: AdapterHandlers = {
   },
   "adapter.change.dropped": (state, { id }) => {
     state.adapterChanges.delete(id);
-    const ledger = state.ledgers.find((one) => one.id === id);
-    if (ledger !== undefined) ledger.draining = false;
   },
 };

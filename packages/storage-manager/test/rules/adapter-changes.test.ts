@@ -300,6 +300,26 @@ describe("an adapter that is removed", () => {
     checkInvariants(engine);
   });
 
+  it("is not asked by lookups that come while it waits for older ones", async () => {
+    const other = mockAdapter();
+    const engine = await engineWith({ l2, other });
+    await engine.store(1n, chat.range());
+    await engine.store(1n, later.range({ requestId: "later" }));
+    await engine.settle();
+    await engine.manager.clear(true);
+    const release = l2.control.hang("load");
+    engine.turn((manager) => manager.lookups.lookup(chat.lookup()));
+    await engine.settle();
+    const removing = engine.manager.changes.remove("l2", { timeoutMs: 10 * SECOND, forget: false });
+    await engine.pass(SECOND, 100);
+    const asked = l2.control.callCount("lookup");
+    expect(await engine.fetch(1n, later.lookup({ requestId: "later" }))).toBe(3);
+    expect(l2.control.callCount("lookup")).toBe(asked);
+    release();
+    await through(engine, removing);
+    expect(engine.query("request")).toBe(3);
+  });
+
   it("goes at the deadline with a load that hangs; its buffers stay out of use, and another adapter gives the object", async () => {
     const other = mockAdapter();
     const engine = await engineWith(
