@@ -1,9 +1,18 @@
-import { CacheError, hasCode, type L2Adapter } from "@cache/contracts";
+import { CacheError, hasCode } from "@cache/contracts";
 import type { MockAdapter } from "@cache/l2-mock";
 import { beforeEach, describe, expect, it } from "vitest";
-import type { DrainReport, RemovalReport } from "../../src/controllers/adapter-changes.ts";
-import type { EventType } from "../../src/events/definitions.ts";
-import { adapterSetup, mockAdapter, startEngine, temporaryDisk, type TestEngine } from "../support/engine.ts";
+import {
+  add,
+  count,
+  drain,
+  engineWith,
+  handleOn,
+  ids,
+  opened,
+  remove,
+  through,
+} from "../support/adapter-changes.ts";
+import { adapterSetup, mockAdapter, temporaryDisk } from "../support/engine.ts";
 import { checkInvariants, Replay } from "../support/invariants.ts";
 import { FLOAT16, prompt } from "../support/prompts.ts";
 
@@ -15,81 +24,6 @@ let l2: MockAdapter;
 beforeEach(() => {
   l2 = mockAdapter();
 });
-
-type Options = NonNullable<Parameters<typeof startEngine>[0]>;
-
-async function engineWith(adapters: Record<string, L2Adapter>, more: Options = {}): Promise<TestEngine> {
-  const engine = await startEngine({
-    slots: 16,
-    adapters,
-    ...more,
-    options: { evictionWatermark: 2, ...more.options },
-  });
-  if (engine.state.clients.size === 0) engine.register(1n);
-  return engine;
-}
-
-/** Another handle on what a mock holds: what is in it outlives the handle, as files outlive an adapter. */
-function handleOn(mock: MockAdapter, location: string): L2Adapter {
-  return {
-    capabilities: { ...mock.capabilities, persistent: true },
-    location,
-    open: () => Promise.resolve(),
-    store: (keys, objects, signal) => mock.store(keys, objects, signal),
-    lookupAndLock: (requests, signal) => mock.lookupAndLock(requests, signal),
-    unlock: (keys) => mock.unlock(keys),
-    load: (requests, into, signal) => mock.load(requests, into, signal),
-    delete: (keys, signal) => mock.delete(keys, signal),
-    listKeys: (page, signal) => mock.listKeys(page, signal),
-    quarantine: (keys, reason, signal) => mock.quarantine(keys, reason, signal),
-    usage: () => mock.usage(),
-    status: () => mock.status(),
-    close: () => Promise.resolve(),
-  };
-}
-
-async function opened(): Promise<MockAdapter> {
-  const mock = mockAdapter();
-  await mock.open({
-    id: "behind",
-    stateDir: null,
-    log: { debug() {}, info() {}, warn() {}, error() {} },
-    signal: new AbortController().signal,
-  });
-  return mock;
-}
-
-/** Lets time pass until the change has ended. */
-async function through<T>(engine: TestEngine, change: Promise<T>, seconds = 120): Promise<T> {
-  const state = { over: false };
-  const ended = change.finally(() => (state.over = true));
-  ended.catch(() => {});
-  await engine.settle();
-  for (let passed = 0; !state.over && passed < seconds * SECOND; passed += 250) await engine.pass(250);
-  if (!state.over) throw new Error("the change did not end");
-  return ended;
-}
-
-const add = (engine: TestEngine, id: string, adapter: L2Adapter, base = ""): Promise<unknown> =>
-  through(
-    engine,
-    engine.manager.changes.add(
-      id,
-      () => Promise.resolve(adapterSetup(id, adapter, base)),
-      `{"type":"${id}"}`,
-    ),
-  );
-const drain = (engine: TestEngine, id: string, timeoutMs = 10 * SECOND): Promise<DrainReport> =>
-  through(engine, engine.manager.changes.drain(id, timeoutMs));
-const remove = (
-  engine: TestEngine,
-  id: string,
-  options: { timeoutMs?: number; forget?: boolean } = {},
-): Promise<RemovalReport> =>
-  through(engine, engine.manager.changes.remove(id, { timeoutMs: 10 * SECOND, forget: false, ...options }));
-
-const ids = (engine: TestEngine): string[] => engine.manager.adapters.map(({ id }) => id);
-const count = (adapter: MockAdapter): unknown => adapter.status()["object_count"];
 
 describe("an adapter that is added", () => {
   it("gets what is stored from now on, and gives what it holds already", async () => {
@@ -396,210 +330,5 @@ describe("an adapter that is removed", () => {
   it("is named in the error if there is none of that id", async () => {
     const engine = await engineWith({ l2 });
     await expect(remove(engine, "fs")).rejects.toThrow(/there is no adapter 'fs'; there are: 'l2'/);
-  });
-});
-
-describe("a restart", () => {
-  let disk: string;
-  beforeEach(() => {
-    disk = temporaryDisk();
-  });
-
-  const start = (adapters: Record<string, L2Adapter>, more: Options = {}): Promise<TestEngine> =>
-    engineWith(adapters, { disk, makeAdded: () => mockAdapter(), ...more });
-
-  async function again(
-    engine: TestEngine,
-    adapters: Record<string, L2Adapter>,
-    more: Options = {},
-  ): Promise<TestEngine> {
-    await engine.crash();
-    const next = await start(adapters, more);
-    checkInvariants(next);
-    return next;
-  }
-
-  it("opens what was added, with its configuration, and not what was removed", async () => {
-    const engine = await start({ l2, gone: mockAdapter() });
-    await add(engine, "fs.2", mockAdapter());
-    await add(engine, "fs.3", mockAdapter());
-    await remove(engine, "fs.3");
-    await remove(engine, "gone");
-    const made: string[] = [];
-    const next = await again(
-      engine,
-      { l2, gone: mockAdapter() },
-      {
-        makeAdded: (id, config) => {
-          made.push(`${id} ${config}`);
-          return mockAdapter();
-        },
-      },
-    );
-    expect(ids(next)).toEqual(["l2", "fs.2"]);
-    expect(made).toEqual(['fs.2 {"type":"fs.2"}']);
-    await next.store(1n, chat.range());
-    await next.settle();
-    expect(count(l2)).toBe(3);
-  });
-
-  it("keeps a drained adapter drained", async () => {
-    const engine = await start({ l2 });
-    await engine.store(1n, chat.range());
-    await engine.settle();
-    await drain(engine, "l2");
-    const next = await again(engine, { l2 });
-    await next.store(1n, later.range());
-    await next.settle();
-    expect(count(l2)).toBe(3);
-    await next.manager.clear(true);
-    expect(await next.fetch(1n, chat.lookup())).toBe(3);
-  });
-
-  it("reads the changes out of a snapshot, wherever that was made", async () => {
-    const engine = await start({ l2, gone: mockAdapter() });
-    await add(engine, "fs.2", mockAdapter());
-    await drain(engine, "fs.2");
-    await remove(engine, "gone");
-    const records = Number(engine.journal.position);
-    await engine.crash();
-    for (let after = 0; after <= records; after++) {
-      const next = await start({ l2, gone: mockAdapter() }, { snapshotAfter: after });
-      expect(ids(next)).toEqual(["l2", "fs.2"]);
-      expect(next.state.adapterChanges.get("fs.2")?.stage).toBe("draining");
-      expect(next.state.ledgers.find(({ id }) => id === "fs.2")?.draining).toBe(true);
-      checkInvariants(next);
-      await next.crash();
-    }
-  });
-
-  it("takes the command line's word where that has changed since", async () => {
-    const engine = await start({ l2, a: mockAdapter(), b: mockAdapter(), c: mockAdapter() });
-    await remove(engine, "a");
-    await drain(engine, "b");
-    await remove(engine, "c");
-    await add(engine, "fs.2", mockAdapter());
-    const bases = { a: "another", b: "another", "fs.2": "named now" };
-    const next = await again(
-      engine,
-      { l2, a: mockAdapter(), b: mockAdapter(), c: mockAdapter(), "fs.2": mockAdapter() },
-      { bases },
-    );
-    expect(ids(next)).toEqual(["l2", "a", "b", "fs.2"]);
-    expect([...next.state.adapterChanges.keys()]).toEqual(["c"]);
-    expect(next.state.ledgers.every(({ draining }) => !draining)).toBe(true);
-  });
-
-  it("forgets a removal once the command line does not name the adapter any more: named again, it is there", async () => {
-    const engine = await start({ l2, a: mockAdapter() });
-    await remove(engine, "a");
-    const without = await again(engine, { l2 });
-    const next = await again(without, { l2, a: mockAdapter() });
-    expect(ids(next)).toEqual(["l2", "a"]);
-  });
-
-  it("opens another configuration that was added under the id of a removed one", async () => {
-    const engine = await start({ l2, fs: mockAdapter() });
-    await remove(engine, "fs");
-    await add(engine, "fs", mockAdapter(), "fs");
-    const made: string[] = [];
-    const next = await again(
-      engine,
-      { l2, fs: mockAdapter() },
-      { makeAdded: (id) => (made.push(id), mockAdapter()) },
-    );
-    expect([ids(next), made]).toEqual([["l2", "fs"], ["fs"]]);
-    await remove(next, "fs");
-    expect(ids(await again(next, { l2, fs: mockAdapter() }))).toEqual(["l2"]);
-  });
-
-  it("goes back to the command line's set where that is asked for", async () => {
-    const engine = await start({ l2, gone: mockAdapter() });
-    await add(engine, "fs.2", mockAdapter());
-    await remove(engine, "gone");
-    const next = await again(engine, { l2, gone: mockAdapter() }, { adapterChanges: "forget" });
-    expect(ids(next)).toEqual(["l2", "gone"]);
-    expect(ids(await again(next, { l2, gone: mockAdapter() }))).toEqual(["l2", "gone"]);
-  });
-
-  it("says how to start without an added adapter that cannot be opened", async () => {
-    const engine = await start({ l2 });
-    await add(engine, "fs.2", mockAdapter());
-    await engine.crash();
-    const bad = mockAdapter();
-    bad.control.failNext("open");
-    await expect(start({ l2 }, { makeAdded: () => bad })).rejects.toThrow(
-      /'fs.2' was added while an engine ran.*--runtime-adapters forget/,
-    );
-    expect(ids(await start({ l2: mockAdapter() }))).toEqual(["l2", "fs.2"]);
-  });
-
-  /** The process dies when the journal has the n-th event of this type. */
-  async function diesAfter(
-    engine: TestEngine,
-    type: EventType,
-    begin: () => Promise<unknown>,
-  ): Promise<void> {
-    const seen = engine.eventsOf(type).length;
-    begin().catch(() => {});
-    for (let step = 0; engine.eventsOf(type).length === seen; step++) {
-      if (step > 1_000) throw new Error(`${type} never came`);
-      await engine.pass(50);
-    }
-    engine.manager.commit();
-    await engine.crash();
-  }
-
-  it.each([
-    ["adapter.draining", "remove", ["l2"]],
-    ["adapter.removed", "remove", ["l2"]],
-    ["adapter.draining", "drain", ["l2", "fs.2"]],
-    ["l2.store.given_up", "remove", ["l2"]],
-  ] as const)("right after %s of a %s finds the set that this promised", async (type, operation, wanted) => {
-    const engine = await start({ l2 });
-    const slow = mockAdapter();
-    slow.control.hang("store", { ignoreAbort: true });
-    await add(engine, "fs.2", slow);
-    await engine.store(1n, chat.range());
-    await engine.settle();
-    const { changes } = engine.manager;
-    await diesAfter(engine, type, () =>
-      operation === "drain"
-        ? changes.drain("fs.2", 2 * SECOND)
-        : changes.remove("fs.2", { timeoutMs: 2 * SECOND, forget: false }),
-    );
-    const fresh = mockAdapter();
-    const next = await start({ l2 }, { makeAdded: () => fresh });
-    checkInvariants(next);
-    expect(ids(next)).toEqual(wanted);
-    expect(await next.fetch(1n, chat.lookup())).toBe(3);
-    await next.store(1n, later.range());
-    await next.settle();
-    expect(count(fresh)).toBe(operation === "drain" && type === "adapter.draining" ? 3 : 0);
-    checkInvariants(next);
-  });
-
-  it.each(["adapter.added", "adapter.opened"] as const)("right after %s opens it", async (type) => {
-    const engine = await start({ l2 });
-    const make = (): Promise<ReturnType<typeof adapterSetup>> =>
-      Promise.resolve(adapterSetup("fs.2", mockAdapter()));
-    await diesAfter(engine, type, () => engine.manager.changes.add("fs.2", make, "{}"));
-    expect(ids(await start({ l2 }))).toEqual(["l2", "fs.2"]);
-  });
-
-  it("finishes a removal that was cut before anything was told, as the command line's too", async () => {
-    const engine = await start({ l2, gone: mockAdapter() });
-    await engine.store(1n, chat.range());
-    await engine.settle();
-    await diesAfter(engine, "adapter.draining", () =>
-      engine.manager.changes.remove("gone", { timeoutMs: SECOND, forget: true }),
-    );
-    const next = await start({ l2, gone: mockAdapter() });
-    expect(ids(next)).toEqual(["l2"]);
-    expect(next.state.ledgers.find(({ id }) => id === "gone")).toMatchObject({
-      active: false,
-      storedCount: 0,
-    });
-    expect(ids(await again(next, { l2, gone: mockAdapter() }))).toEqual(["l2"]);
   });
 });
