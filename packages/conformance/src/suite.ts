@@ -3,6 +3,7 @@ import type { AdapterHarnessFactory } from "./harness.ts";
 import type { Law } from "./law.ts";
 import { LAWS } from "./laws/index.ts";
 import { runLaw } from "./run-law.ts";
+import { type SuiteRecord, suiteRecord } from "./suite-record.ts";
 
 /** Options of {@link l2AdapterSuite}. */
 export interface L2AdapterSuiteOptions {
@@ -10,6 +11,8 @@ export interface L2AdapterSuiteOptions {
   readonly test: (name: string, run: () => Promise<void>) => unknown;
   /** Makes a new, empty place for each law. */
   readonly factory: AdapterHarnessFactory;
+  /** What is tried, e.g. `redis: cluster of three masters`: its name in a table of several suites' results. */
+  readonly name?: string;
   /** Seed of everything random. Default: another one each time; it is printed and stands in each failure. */
   readonly seed?: number;
   /** Longest time for one law, in milliseconds; a law that hangs fails under its name. Default 20 000. */
@@ -31,11 +34,14 @@ export function l2AdapterSuite(options: L2AdapterSuiteOptions): void {
   const seed = (options.seed ?? Math.floor(Math.random() * 0x1_0000_0000)) >>> 0;
   const ran = new Set<string>();
   const skipped = new Map<string, string>();
+  const record: SuiteRecord | null = suiteRecord(options.name, seed);
   const { factory, lawDeadlineMs, lateWriteGraceMs } = options;
   const note = (law: Law, line: string): void => report(`  note ${law.id}: ${line}`);
   for (const law of LAWS) {
     options.test(`${law.id}: ${law.title}`, async () => {
-      const excuse = await runLaw(law, seed, { factory, lawDeadlineMs, lateWriteGraceMs, note });
+      const running = runLaw(law, seed, { factory, lawDeadlineMs, lateWriteGraceMs, note });
+      record?.follow(law, running);
+      const excuse = await running;
       if (excuse === null) ran.add(law.id);
       else {
         skipped.set(law.id, excuse);
@@ -44,6 +50,7 @@ export function l2AdapterSuite(options: L2AdapterSuiteOptions): void {
     });
   }
   options.test("suite.complete: every law that no capability excuses has held", async () => {
+    record?.write();
     const missing = LAWS.filter((law) => !ran.has(law.id) && !skipped.has(law.id));
     report(
       `  l2AdapterSuite: ${ran.size} laws held, ${skipped.size} skipped, ` +

@@ -39,6 +39,7 @@ for (const [name, options] of Object.entries(configs)) {
   describe(`fs with ${name}`, () => {
     l2AdapterSuite({
       test,
+      name: `fs: ${name}`,
       factory: async () => {
         const base_path = await temporaryDirectory();
         const config = fsConfigSchema.parse({ base_path, ...options });

@@ -11,6 +11,7 @@ for (const [name, config] of Object.entries(configs)) {
   describe(name, () => {
     l2AdapterSuite({
       test,
+      name: `mock: ${name}`,
       factory: async () => ({
         create: (l1) => createMockAdapter(mockConfigSchema.parse(config), l1),
         dispose: async () => {},

@@ -29,6 +29,7 @@ function suiteOn(
     afterAll(() => Promise.all(servers.map((server) => server.destroy())));
     l2AdapterSuite({
       test,
+      name: `redis: ${name}`,
       factory: async () => {
         const config = redisConfigSchema.parse(configOf(servers));
         return {

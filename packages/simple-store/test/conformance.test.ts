@@ -55,6 +55,7 @@ for (const [name, { make, wrap, options, excused }] of Object.entries(cases)) {
     const skipped: Record<string, number> = {};
     l2AdapterSuite({
       test,
+      name: `simple store: ${name}`,
       lateWriteGraceMs: 10, // these stores end within some turns of the event loop
       report(line) {
         const excuse = /excused by (.*)\)/.exec(line)?.[1];
