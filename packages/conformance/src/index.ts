@@ -1,4 +1,5 @@
 export type { AdapterOperation } from "./around.ts";
+export { configCases, type ConfigCasesOptions, type InvalidConfig } from "./config-cases.ts";
 export { type DelayPlan, delayed } from "./delayed.ts";
 export { type FaultPlan, faultInjecting } from "./fault-injecting.ts";
 export { type BenchmarkRow, benchmarkAdapter } from "./benchmark.ts";

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { chmod, mkdir, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { renderOptionsTable } from "@cache/conformance";
+import { configCases, renderOptionsTable } from "@cache/conformance";
 import { getRegisteredL2Adapter } from "@cache/contracts";
 import { describe, expect, test } from "vitest";
 import { createFsAdapter } from "../src/adapter.ts";
@@ -58,6 +58,9 @@ describe("configuration", () => {
     [{ read_ahead_size: 1.5 }, /read_ahead_size must be a whole number of bytes above 0/],
     [{ read_ahead_size: "4k" }, /read_ahead_size must be a whole number of bytes above 0/],
     [{ use_odirect: "yes" }, /use_odirect must be true or false/],
+    [{ num_workers: -1 }, /num_workers must be 0 or more \(0: no threads\)/],
+    [{ num_workers: 17 }, /num_workers must be at most 16/],
+    [{ num_workers: 1.5 }, /num_workers must be a whole number, 0 to 16, or null/],
     [{ max_capacity_gb: -1 }, /max_capacity_gb must be a number of GiB, 0 or more/],
     [{ max_capacity_gb: "10" }, /max_capacity_gb must be a number of GiB/],
     [{ fsync: "batch" }, /fsync must be none, data or full/],
@@ -69,13 +72,16 @@ describe("configuration", () => {
     [{ directory_mode: "04755" }, /directory_mode is "04755"/],
     [{ scan_interval_seconds: 0 }, /scan_interval_seconds must be a number of seconds, 1 or more/],
     [{ scan_files_per_second: 0 }, /scan_files_per_second must be a whole number, 1 or more/],
-    [{ basepath: "/x" }, /basepath/],
   ];
-  test.each(invalid)("%j is refused with key and remedy", (options, message) => {
-    const parsed = fsConfigSchema.safeParse({ base_path: "/x", ...options });
-    expect(parsed.success).toBe(false);
-    expect(parsed.error?.issues.map((issue) => issue.message).join("; ")).toMatch(message);
-    expect(parsed.error?.issues[0]?.path[0] ?? Object.keys(options)[0]).toBe(Object.keys(options)[0]);
+  configCases({
+    test,
+    schema: fsConfigSchema,
+    valid: { base_path: "/x" },
+    invalid: invalid.map(([options, message]) => [
+      { base_path: "/x", ...options },
+      Object.keys(options)[0] ?? "",
+      message,
+    ]),
   });
 
   test("permissions are octal digits, as text or number", () => {
