@@ -1,6 +1,7 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 interface PackedFile {
@@ -57,6 +58,18 @@ function changed(name: string, change: Record<string, string | null>, manifest =
 test("every packed package holds what it should, and its manifest is fit to be published", () => {
   expect(all.map((packed) => packed.name)).toContain("@cache/engine");
   expect(all.flatMap((packed) => contents.findings(packed, all))).toEqual([]);
+});
+
+test("every package that was never released is named by a changeset", () => {
+  const folder = fileURLToPath(new URL("../../../.changeset", import.meta.url));
+  const changesets = readdirSync(folder)
+    .filter((file) => file.endsWith(".md"))
+    .map((file) => readFileSync(join(folder, file), "utf8"));
+  const unnamed = all.filter(
+    ({ name, version }) =>
+      version === "0.0.0" && !changesets.some((text) => text.includes(`\n"${name}": minor\n`)),
+  );
+  expect(unnamed.map(({ name }) => name)).toEqual([]);
 });
 
 test("no package is suddenly large", () => {
