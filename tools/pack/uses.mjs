@@ -51,7 +51,8 @@ export async function used(peers, place, command, what, label) {
   report.check(
     `${label}: bench l2 stores, finds and loads equal bytes`,
     measured.code === 0,
-    measured.stderr.split("\n").find((line) => line.startsWith("verified") || line.startsWith("error")) ?? "",
+    /^(verified|error).*/m.exec(measured.stderr)?.[0] ??
+      `exit ${measured.code}: ${measured.stderr.slice(-1500)}`,
   );
   const engine = await serve(place, command, type, keeps);
   try {

@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { type AdapterLog, type L1MemoryDesc, messageOf } from "@cache/contracts";
 import type { FileJob, FileOutcome, FileSettings } from "./file-job.ts";
@@ -27,6 +28,8 @@ export interface FileThreadsOptions {
 
 interface Thread {
   readonly worker: Worker;
+  /** Settles when it has started, or has ended instead. */
+  readonly started: Promise<void>;
   ready: boolean;
   running: Task | null;
 }
@@ -39,6 +42,8 @@ interface Task {
 
 /** Time until threads are started again after one has ended by itself, in milliseconds: doubled up to the second. */
 const RESTART_MS = [1000, 60_000] as const;
+/** How long `close` waits for a thread that is still starting, in milliseconds; most take a hundred. */
+const START_MAX_MS = 10_000;
 
 /**
  * Threads that do jobs with synchronous calls: one hop a job instead of three and more a file. A thread has one job
@@ -119,7 +124,14 @@ export class FileThreads {
   /** Ends the threads; no job may be under way. */
   async close(): Promise<void> {
     this.#closing = true;
-    await Promise.all([...this.#threads].map(({ worker }) => worker.terminate()));
+    await Promise.all([...this.#threads].map((thread) => this.#endOne(thread)));
+  }
+
+  async #endOne({ worker, started }: Thread): Promise<void> {
+    // A thread that is ended while it loads koffi takes the process with it: an addon must not fail then.
+    worker.ref();
+    await Promise.race([started, setTimeout(START_MAX_MS, undefined, { ref: false })]);
+    await worker.terminate();
   }
 
   /** The job for a thread; null if one of its objects lies outside the mapped L1. */
@@ -165,7 +177,11 @@ export class FileThreads {
       resourceLimits: { maxOldGenerationSizeMb: 16, maxYoungGenerationSizeMb: 2, stackSizeMb: 1 },
     });
     worker.unref();
-    const thread: Thread = { worker, ready: false, running: null };
+    const started = new Promise<void>((resolve) => {
+      worker.once("message", () => resolve());
+      worker.once("exit", () => resolve());
+    });
+    const thread: Thread = { worker, started, ready: false, running: null };
     this.#threads.add(thread);
     let problem: unknown = null;
     worker.on("message", (reply: ThreadReply | "ready") => {

@@ -2,6 +2,7 @@ import { execFile } from "node:child_process";
 import { truncateSync } from "node:fs";
 import { readdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import type { L1MemoryDesc } from "@cache/contracts";
 import { describe, expect, test, vi } from "vitest";
@@ -241,6 +242,13 @@ describe("a thread that", () => {
     await until(() => threads.status()["ended_unasked"] === 1);
     expect(JSON.stringify(lines)).toContain("Cannot find module 'koffi'");
     expect(await jobs.run("look", ["a"], [], new Stop())).toEqual(["absent"]);
+  });
+
+  test("is closed while it starts: it ends once its libraries are loaded", { timeout: 60_000 }, async () => {
+    // In a process of its own: ending a thread while koffi is loaded there would abort this one.
+    const child = fileURLToPath(new URL("./children/close-while-starting.mjs", import.meta.url));
+    const { stdout } = await promisify(execFile)(process.execPath, [child]);
+    expect(stdout).toBe("0 0\n".repeat(40));
   });
 
   test("hangs: its job does not settle before it ends, those that wait settle when they are stopped", async () => {
