@@ -33,6 +33,7 @@ const checks = {
   hostile_state: ["hostile_state.py", [], 600],
   fs_interop: ["fs_interop.py", [], 300],
   redis_interop: ["redis_interop.py", [], 300],
+  nixl_interop: ["nixl_interop.py", [], 600],
   redis_trouble: ["redis_trouble.py", [], 900],
   hf_interop: ["hf_interop.py", [], 600],
   vectors: ["vectors.py", [], 120],

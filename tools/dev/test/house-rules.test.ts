@@ -21,6 +21,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "@cache/discovery": ["@cache/contracts"],
   "@cache/lmcache-wire": ["@cache/contracts"],
   "@cache/conformance": ["@cache/contracts", "@cache/discovery"],
+  // The kernel's lock keeps a second engine out of its pool.
+  "@cache/l2-nixl": ["@cache/contracts", "@cache/libc"],
   "@cache/storage-manager": ["@cache/contracts", "@cache/journal", "@cache/l1-memory"],
   "@cache/engine": [
     "@cache/contracts",

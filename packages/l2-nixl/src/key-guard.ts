@@ -1,0 +1,69 @@
+/** Who may change or delete which object: one change of a key at a time, no delete while a lookup lock is held. */
+export class KeyGuard {
+  readonly #changes = new Map<string, Promise<void>>();
+  readonly #deletes = new Map<string, Promise<void>>();
+  readonly #locks = new Map<string, number>();
+
+  /** Number of keys with a lock. */
+  get lockedCount(): number {
+    return this.#locks.size;
+  }
+
+  /** True if a lookup holds a lock on this key. */
+  isLocked(name: string): boolean {
+    return this.#locks.has(name);
+  }
+
+  /** Takes one lock reference. */
+  lock(name: string): void {
+    this.#locks.set(name, (this.#locks.get(name) ?? 0) + 1);
+  }
+
+  /** Drops one lock reference; nothing happens if there is none. */
+  unlock(name: string): void {
+    const count = this.#locks.get(name) ?? 0;
+    if (count > 1) this.#locks.set(name, count - 1);
+    else this.#locks.delete(name);
+  }
+
+  /** Drops all lock references. */
+  clear(): void {
+    this.#locks.clear();
+  }
+
+  /** Waits while any of these keys is being deleted. */
+  async whenNotDeleting(names: readonly string[]): Promise<void> {
+    for (const name of names) {
+      for (let last = this.#deletes.get(name); last !== undefined; last = this.#deletes.get(name)) await last;
+    }
+  }
+
+  /**
+   * Runs `work` as the only one that changes these keys, after those that came before. Batches queue up for all their
+   * keys in one step, so that two of them never wait for each other.
+   */
+  async exclusively<T>(
+    kind: "store" | "delete",
+    names: readonly string[],
+    work: () => Promise<T>,
+  ): Promise<T> {
+    const own = new Set(names);
+    const before = [...own].flatMap((name) => this.#changes.get(name) ?? []);
+    let done: () => void = () => undefined;
+    const settled = new Promise<void>((resolve) => (done = resolve));
+    for (const name of own) {
+      this.#changes.set(name, settled);
+      if (kind === "delete") this.#deletes.set(name, settled);
+    }
+    try {
+      if (before.length > 0) await Promise.all(before);
+      return await work();
+    } finally {
+      for (const name of own) {
+        if (this.#changes.get(name) === settled) this.#changes.delete(name);
+        if (this.#deletes.get(name) === settled) this.#deletes.delete(name);
+      }
+      done();
+    }
+  }
+}

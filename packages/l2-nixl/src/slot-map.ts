@@ -1,0 +1,279 @@
+import { randomBytes } from "node:crypto";
+import * as fs from "node:fs";
+import { join } from "node:path";
+import { type AdapterLog, CacheError, messageOf } from "@cache/contracts";
+import type { PageRun } from "./pages.ts";
+import { decodeRecords, encodeRecord, type MapHeader, type MapRecord } from "./slot-records.ts";
+
+/** An object of the pool. */
+export interface PoolEntry {
+  readonly name: string;
+  readonly cacheSalt: string;
+  readonly byteLength: number;
+  readonly runs: readonly PageRun[];
+}
+
+/** A map as it was found. */
+export interface FoundMap {
+  readonly header: MapHeader;
+  readonly entries: ReadonlyMap<string, PoolEntry>;
+  /** True if the last adapter closed it, with all data on the disk. */
+  readonly isClean: boolean;
+}
+
+const FILE = "slots.map";
+/** Bytes appended after which the file is written anew, unless its entries alone need as much. */
+const COMPACT_BYTES = 32 * 1024 * 1024;
+/** Entries that are encoded in one turn of the event loop. */
+const ENTRIES_A_TURN = 500;
+/** A larger file is not read: it holds more objects than a pool has pages. */
+const FILE_BYTES_MAX = 2 ** 31;
+
+/**
+ * Reads the map of a state directory.
+ *
+ * @returns null if there is none.
+ * @throws CacheError `DATA_CORRUPT` for one that is damaged elsewhere than at its torn end.
+ */
+export function readSlotMap(directory: string): FoundMap | null {
+  const path = join(directory, FILE);
+  const { size = 0 } = fs.statSync(path, { throwIfNoEntry: false }) ?? {};
+  if (size === 0) return null;
+  const corrupt = (why: string): CacheError =>
+    new CacheError("DATA_CORRUPT", `${path} is damaged: ${why}`, { details: { path } });
+  if (size > FILE_BYTES_MAX) throw corrupt(`it has ${size} bytes`);
+  const byName = new Map<string, PoolEntry>();
+  const byPage = new Map<number, PoolEntry>();
+  const forget = (entry: PoolEntry | undefined): void => {
+    if (entry === undefined) return;
+    if (byName.get(entry.name) === entry) byName.delete(entry.name);
+    const page = entry.runs[0]?.first ?? -1;
+    if (byPage.get(page) === entry) byPage.delete(page);
+  };
+  let header: MapHeader | null = null;
+  let isClean = false;
+  const found = decodeRecords(fs.readFileSync(path));
+  if (found.damage !== null) throw corrupt(found.damage);
+  for (const record of found.records) {
+    isClean = record.type === "closed";
+    if (record.type === "header") header = record.header;
+    else if (record.type === "deleted") forget(byPage.get(record.firstPage));
+    else if (record.type === "stored") {
+      const page = record.entry.runs[0]?.first ?? -1;
+      forget(byName.get(record.entry.name));
+      forget(byPage.get(page));
+      byName.set(record.entry.name, record.entry);
+      byPage.set(page, record.entry);
+    }
+  }
+  if (header === null) throw corrupt("it does not begin with a header");
+  return { header, entries: byName, isClean };
+}
+
+/** Keeps a map that cannot be used, under another name. */
+export function setAside(directory: string): string {
+  const kept = `${FILE}.damaged-${Date.now().toString(36)}-${randomBytes(2).toString("hex")}`;
+  fs.renameSync(join(directory, FILE), join(directory, kept));
+  return kept;
+}
+
+/** Options of {@link SlotMap.create}. */
+export interface SlotMapOptions {
+  readonly directory: string;
+  readonly header: MapHeader;
+  /** The objects to begin with. The map reads them again when it is compacted: they must be kept up to date. */
+  readonly entries: ReadonlyMap<string, PoolEntry>;
+  readonly log: AdapterLog;
+  /** Bytes appended before it is written anew. */
+  readonly compactBytes?: number;
+}
+
+/**
+ * Which object lies in which pages: an append-only file of records with checksums. What is appended is in the file when
+ * the call returns, so it survives the process; the machine only after {@link sync}.
+ */
+export class SlotMap {
+  readonly #options: SlotMapOptions;
+  #fd: number;
+  #size: number;
+  #sizeWhenCompact: number;
+  /** What is appended while the file is written anew, to be appended there too. */
+  #since: Buffer[] | null = null;
+  #compacting: Promise<void> | null = null;
+  #broken: string | null = null;
+  #compactions = 0;
+  #closed = false;
+
+  private constructor(options: SlotMapOptions, fd: number, size: number) {
+    this.#options = options;
+    this.#fd = fd;
+    this.#size = size;
+    this.#sizeWhenCompact = size;
+  }
+
+  /** Writes the map anew with these objects, in place of what is there. */
+  static async create(options: SlotMapOptions): Promise<SlotMap> {
+    const { directory } = options;
+    const temporary = join(directory, `${FILE}.new`);
+    const fd = fs.openSync(temporary, "w+", 0o600);
+    try {
+      const size = await writeAll(fd, options);
+      await datasync(fd);
+      fs.renameSync(temporary, join(directory, FILE));
+      await syncDirectory(directory);
+      return new SlotMap(options, fd, size);
+    } catch (error) {
+      fs.closeSync(fd);
+      throw error;
+    }
+  }
+
+  /** Plain JSON for an operator. */
+  status(): Record<string, unknown> {
+    return { bytes: this.#size, compactions: this.#compactions, broken: this.#broken };
+  }
+
+  /**
+   * Appends records. They are in the file when it returns.
+   *
+   * @throws CacheError `BACKEND_UNAVAILABLE` if the file cannot be written; none of them is in it then.
+   */
+  append(records: readonly MapRecord[]): void {
+    if (records.length === 0) return;
+    const { directory } = this.#options;
+    if (this.#broken !== null || this.#closed) {
+      const why = this.#broken ?? "it is closed";
+      throw new CacheError(
+        "BACKEND_UNAVAILABLE",
+        `the slot map in ${directory} cannot be written: ${why}; restart the engine`,
+      );
+    }
+    const bytes = Buffer.concat(records.map(encodeRecord));
+    try {
+      writeFully(this.#fd, bytes, this.#size);
+    } catch (error) {
+      this.#cutBack(error);
+      const message = `the slot map in ${directory} cannot be written: ${messageOf(error)}; free space there`;
+      throw new CacheError("BACKEND_UNAVAILABLE", message, { cause: error });
+    }
+    this.#size += bytes.length;
+    this.#since?.push(bytes);
+    this.#compactIfLarge();
+  }
+
+  /** A part of a record must not stay: what is appended behind it could not be read. */
+  #cutBack(cause: unknown): void {
+    try {
+      fs.ftruncateSync(this.#fd, this.#size);
+    } catch {
+      this.#broken = messageOf(cause);
+    }
+  }
+
+  /** Waits until what was appended survives the machine. */
+  async sync(): Promise<void> {
+    await this.#compacting;
+    await datasync(this.#fd);
+  }
+
+  #compactIfLarge(): void {
+    const { compactBytes = COMPACT_BYTES } = this.#options;
+    if (this.#compacting !== null || this.#closed) return;
+    if (this.#size - this.#sizeWhenCompact < Math.max(compactBytes, this.#sizeWhenCompact)) return;
+    // A turn later: whoever appends puts its entry into `entries` once the record is in the file.
+    this.#compacting = Promise.resolve()
+      .then(() => this.#compact())
+      .catch((error: unknown) => {
+        this.#since = null;
+        this.#sizeWhenCompact = this.#size; // not again at once
+        this.#options.log.warn("the slot map could not be written anew; it grows until it can", {
+          error: messageOf(error),
+        });
+      })
+      .finally(() => (this.#compacting = null));
+  }
+
+  async #compact(): Promise<void> {
+    const { directory, header } = this.#options;
+    const temporary = join(directory, `${FILE}.new`);
+    const fd = fs.openSync(temporary, "w+", 0o600);
+    try {
+      this.#since = [];
+      let size = await writeAll(fd, this.#options);
+      await datasync(fd);
+      // What came meanwhile goes behind, and in the same turn the files are exchanged.
+      const more = Buffer.concat(this.#since);
+      writeFully(fd, more, size);
+      size += more.length;
+      // Some of it was acknowledged as lasting: then it must be so in this file too.
+      if (header.isDurable) fs.fdatasyncSync(fd);
+      fs.renameSync(temporary, join(directory, FILE));
+      fs.closeSync(this.#fd);
+      this.#since = null;
+      this.#fd = fd;
+      this.#size = size;
+      this.#sizeWhenCompact = size;
+      this.#compactions++;
+    } catch (error) {
+      if (this.#fd !== fd) fs.closeSync(fd);
+      throw error;
+    }
+    await syncDirectory(directory);
+  }
+
+  /** Ends it. `isClean`: all data is on the disk, so that the map counts also after the machine was off. */
+  async close(isClean: boolean): Promise<void> {
+    if (this.#closed) return;
+    await this.#compacting;
+    try {
+      if (isClean && this.#broken === null) {
+        this.append([{ type: "closed" }]);
+        await datasync(this.#fd);
+      }
+    } finally {
+      this.#closed = true;
+      fs.closeSync(this.#fd);
+    }
+  }
+}
+
+function writeFully(fd: number, bytes: Buffer, position: number): void {
+  for (let done = 0; done < bytes.length; ) {
+    done += fs.writeSync(fd, bytes, done, bytes.length - done, position + done);
+  }
+}
+
+/** Header and entries, some at a time; the length of the file. */
+async function writeAll(fd: number, { header, entries }: SlotMapOptions): Promise<number> {
+  let records: MapRecord[] = [{ type: "header", header }];
+  let size = 0;
+  const flush = (): void => {
+    const bytes = Buffer.concat(records.map(encodeRecord));
+    writeFully(fd, bytes, size);
+    size += bytes.length;
+    records = [];
+  };
+  for (const entry of entries.values()) {
+    records.push({ type: "stored", entry });
+    if (records.length < ENTRIES_A_TURN) continue;
+    flush();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  flush();
+  return size;
+}
+
+function datasync(fd: number): Promise<void> {
+  return new Promise((resolve, reject) =>
+    fs.fdatasync(fd, (error) => (error === null ? resolve() : reject(error))),
+  );
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  const handle = await fs.promises.open(path, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
