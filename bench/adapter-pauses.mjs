@@ -2,11 +2,12 @@
 /**
  * The longest turn of the event loop while adapters store and load in bulk, without an engine.
  *
- *   node bench/adapter-pauses.mjs [--only fs,redis] [--seconds 5] [--shapes 96x1024,64x4096,512x64] [--calls 4]
+ *   node bench/adapter-pauses.mjs [--only fs,redis,nixl_store] [--seconds 5] [--shapes 96x1024,64x4096,512x64] [--calls 4]
  *
- * --calls is how many calls of one shape are under way together. redis needs a redis-server in the PATH. Build first.
+ * --calls is how many calls of one shape are under way together. redis needs a redis-server in the PATH, nixl_store and
+ * nixl_store_dynamic an installed NIXL (or CACHE_NIXL_LIBRARY). Build first.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -17,17 +18,46 @@ import { parseShape } from "./lib/l2-contest.mjs";
 import { turnsDuring } from "./lib/loop-turns.mjs";
 import { startRedis } from "./lib/redis.mjs";
 
-/** name: its package, and a place for it: `{ config, end }`. */
+/** A directory for an adapter: `{ config, stateDir, end }`. */
+function inDirectory(configOf) {
+  const directory = mkdtempSync(join(tmpdir(), "cache-bench-pauses-"));
+  const stateDir = join(directory, "state");
+  mkdirSync(stateDir);
+  return {
+    config: configOf(join(directory, "data")),
+    stateDir,
+    end: () => rmSync(directory, { recursive: true, force: true }),
+  };
+}
+
+/** Room for four calls of the largest shape, each as good as stored twice. */
+const POOL = { pool_size: 160, file_size: 16 * 2 ** 20 };
+const NIXL = "../packages/l2-nixl/dist/index.js";
+
+/** name: its package, and a place for it: `{ config, stateDir, end }`. */
 const ADAPTERS = {
   fs: {
     module: "../packages/l2-fs/dist/index.js",
-    place() {
-      const directory = mkdtempSync(join(tmpdir(), "cache-bench-pauses-"));
-      return {
-        config: { type: "fs", base_path: join(directory, "data") },
-        end: () => rmSync(directory, { recursive: true, force: true }),
-      };
-    },
+    place: () => inDirectory((base_path) => ({ type: "fs", base_path })),
+  },
+  nixl_store: {
+    module: NIXL,
+    place: () =>
+      inDirectory((file_path) => ({
+        type: "nixl_store",
+        backend: "POSIX",
+        pool_size: POOL.pool_size,
+        backend_params: { file_path, use_direct_io: "false", file_size: POOL.file_size },
+      })),
+  },
+  nixl_store_dynamic: {
+    module: NIXL,
+    place: () =>
+      inDirectory((file_path) => ({
+        type: "nixl_store_dynamic",
+        backend: "POSIX",
+        backend_params: { file_path, use_direct_io: "false", max_capacity_gb: 8 },
+      })),
   },
   redis: {
     module: "../packages/l2-redis/dist/index.js",
@@ -39,7 +69,7 @@ const ADAPTERS = {
 };
 const { values: options } = parseArgs({
   options: {
-    only: { type: "string", default: Object.keys(ADAPTERS).join(",") },
+    only: { type: "string", default: "fs,redis" },
     seconds: { type: "string", default: "5" },
     shapes: { type: "string", default: "96x1024,64x4096,512x64" },
     calls: { type: "string", default: "4" },
@@ -85,7 +115,7 @@ async function churn(adapter, batch, counter, end) {
 async function measure(name, shape) {
   const { module, place } = ADAPTERS[name];
   await import(new URL(module, import.meta.url).href);
-  const { config, end } = await place();
+  const { config, stateDir = null, end } = await place();
   const poolBytes = calls * shape.keys * shape.kib * 1024;
   const pool = await openL1Pool({
     shmName: "",
@@ -97,7 +127,7 @@ async function measure(name, shape) {
   const { type, ...own } = config;
   const adapter = getRegisteredL2Adapter(type).create(own, pool.desc);
   try {
-    await adapter.open({ id: name, stateDir: null, log, signal });
+    await adapter.open({ id: name, stateDir, log, signal });
     const counter = { next: 0 };
     const batches = Array.from({ length: calls }, (_, i) => makeBatch(pool, i * shape.keys, shape));
     for (const { objects } of batches) for (const { bytes } of objects) bytes.fill(1);
@@ -114,7 +144,7 @@ async function measure(name, shape) {
     const gbps = moved.reduce((sum, bytes) => sum + bytes, 0) / (performance.now() - began) / 1e6;
     const at = (share) => (turns[Math.floor(turns.length * share)] ?? 0).toFixed(2);
     say(
-      `${name.padEnd(6)} ${shape.name.padEnd(14)} longest turn ${turns[0].toFixed(1).padStart(5)} ms ` +
+      `${name.padEnd(18)} ${shape.name.padEnd(14)} longest turn ${turns[0].toFixed(1).padStart(5)} ms ` +
         `(wall ${wall.toFixed(1)}), 10th ${(turns[9] ?? 0).toFixed(1)}, p99 ${at(0.01)}, p50 ${at(0.5)}; ${gbps.toFixed(2)} GB/s`,
     );
   } finally {

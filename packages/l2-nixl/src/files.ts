@@ -15,6 +15,15 @@ export const files = {
   open: (path: string, flags: number, mode = 0o600): Promise<number> =>
     call((done) => fs.open(path, flags, mode, done)),
   close: (fd: number): Promise<void> => call<void>((done) => fs.close(fd, done)),
+  /** Writes all of it. */
+  writeAt: async (fd: number, bytes: Uint8Array, position: number): Promise<void> => {
+    for (let done = 0; done < bytes.length; ) {
+      const from = done;
+      done += await call<number>((end) =>
+        fs.write(fd, bytes, from, bytes.length - from, position + from, (error, count) => end(error, count)),
+      );
+    }
+  },
   fstat: (fd: number): Promise<fs.Stats> => call<fs.Stats>((done) => fs.fstat(fd, done)),
   fchmod: (fd: number, mode: number): Promise<void> => call<void>((done) => fs.fchmod(fd, mode, done)),
   ftruncate: (fd: number, length: number): Promise<void> =>

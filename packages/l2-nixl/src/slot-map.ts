@@ -2,8 +2,10 @@ import { randomBytes } from "node:crypto";
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { type AdapterLog, CacheError, messageOf } from "@cache/contracts";
+import { closeQuietly, files } from "./files.ts";
 import type { PageRun } from "./pages.ts";
 import { decodeRecords, encodeRecord, type MapHeader, type MapRecord } from "./slot-records.ts";
+import { Turns } from "./turns.ts";
 
 /** An object of the pool. */
 export interface PoolEntry {
@@ -22,6 +24,7 @@ export interface FoundMap {
 }
 
 const FILE = "slots.map";
+const CREATE = fs.constants.O_RDWR | fs.constants.O_CREAT | fs.constants.O_TRUNC;
 /** Bytes appended after which the file is written anew, unless its entries alone need as much. */
 const COMPACT_BYTES = 32 * 1024 * 1024;
 /** Entries that are encoded in one turn of the event loop. */
@@ -88,12 +91,23 @@ export interface SlotMapOptions {
   readonly compactBytes?: number;
 }
 
+/** Records on their way into the file, with whoever waits for them. */
+interface Waiting {
+  readonly bytes: Buffer;
+  readonly resolve: () => void;
+  readonly reject: (error: CacheError) => void;
+}
+
 /**
  * Which object lies in which pages: an append-only file of records with checksums. What is appended is in the file when
- * the call returns, so it survives the process; the machine only after {@link sync}.
+ * the promise settles, so it survives the process; the machine only after {@link sync}. Written on other threads: a disk
+ * that is busy writing back holds up a write, and must not hold up the event loop.
  */
 export class SlotMap {
   readonly #options: SlotMapOptions;
+  /** One at a time works on the file. */
+  readonly #turns = new Turns(1);
+  #waiting: Waiting[] = [];
   #fd: number;
   #size: number;
   #sizeWhenCompact: number;
@@ -115,15 +129,15 @@ export class SlotMap {
   static async create(options: SlotMapOptions): Promise<SlotMap> {
     const { directory } = options;
     const temporary = join(directory, `${FILE}.new`);
-    const fd = fs.openSync(temporary, "w+", 0o600);
+    const fd = await files.open(temporary, CREATE, 0o600);
     try {
       const size = await writeAll(fd, options);
-      await datasync(fd);
-      fs.renameSync(temporary, join(directory, FILE));
+      await files.fdatasync(fd);
+      await files.rename(temporary, join(directory, FILE));
       await syncDirectory(directory);
       return new SlotMap(options, fd, size);
     } catch (error) {
-      fs.closeSync(fd);
+      await closeQuietly(fd);
       throw error;
     }
   }
@@ -134,91 +148,105 @@ export class SlotMap {
   }
 
   /**
-   * Appends records. They are in the file when it returns.
+   * Appends records, in the order of the calls. They are in the file when it settles; then, before anything is waited
+   * for, `entries` must be brought up to date.
    *
    * @throws CacheError `BACKEND_UNAVAILABLE` if the file cannot be written; none of them is in it then.
    */
-  append(records: readonly MapRecord[]): void {
-    if (records.length === 0) return;
+  append(records: readonly MapRecord[]): Promise<void> {
+    if (records.length === 0) return Promise.resolve();
+    const why = this.#closed ? "it is closed" : this.#broken;
+    if (why !== null) return Promise.reject(this.#unwritable(why));
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ bytes: Buffer.concat(records.map(encodeRecord)), resolve, reject });
+      if (this.#waiting.length === 1) void this.#turns.take("later", () => this.#write());
+    });
+  }
+
+  #unwritable(why: string, cause?: unknown): CacheError {
     const { directory } = this.#options;
-    if (this.#broken !== null || this.#closed) {
-      const why = this.#broken ?? "it is closed";
-      throw new CacheError(
-        "BACKEND_UNAVAILABLE",
-        `the slot map in ${directory} cannot be written: ${why}; restart the engine`,
-      );
-    }
-    const bytes = Buffer.concat(records.map(encodeRecord));
+    const message = `the slot map in ${directory} cannot be written: ${why}; free space there, or restart the engine`;
+    return new CacheError("BACKEND_UNAVAILABLE", message, { cause });
+  }
+
+  /** Writes what waits, all at once. */
+  async #write(): Promise<void> {
+    const batch = this.#waiting;
+    this.#waiting = [];
+    const bytes = Buffer.concat(batch.map((one) => one.bytes));
     try {
-      writeFully(this.#fd, bytes, this.#size);
+      await files.writeAt(this.#fd, bytes, this.#size);
     } catch (error) {
-      this.#cutBack(error);
-      const message = `the slot map in ${directory} cannot be written: ${messageOf(error)}; free space there`;
-      throw new CacheError("BACKEND_UNAVAILABLE", message, { cause: error });
+      await this.#cutBack(error);
+      for (const { reject } of batch) reject(this.#unwritable(messageOf(error), error));
+      return;
     }
     this.#size += bytes.length;
     this.#since?.push(bytes);
+    for (const { resolve } of batch) resolve();
+    // Whoever waited brings `entries` up to date before the file may be written anew from them.
+    await new Promise((resolve) => setImmediate(resolve));
     this.#compactIfLarge();
   }
 
   /** A part of a record must not stay: what is appended behind it could not be read. */
-  #cutBack(cause: unknown): void {
+  async #cutBack(cause: unknown): Promise<void> {
     try {
-      fs.ftruncateSync(this.#fd, this.#size);
+      await files.ftruncate(this.#fd, this.#size);
     } catch {
       this.#broken = messageOf(cause);
     }
   }
 
   /** Waits until what was appended survives the machine. */
-  async sync(): Promise<void> {
-    await this.#compacting;
-    await datasync(this.#fd);
+  sync(): Promise<void> {
+    return this.#turns.take("later", () => files.fdatasync(this.#fd));
   }
 
   #compactIfLarge(): void {
     const { compactBytes = COMPACT_BYTES } = this.#options;
     if (this.#compacting !== null || this.#closed) return;
     if (this.#size - this.#sizeWhenCompact < Math.max(compactBytes, this.#sizeWhenCompact)) return;
-    // A turn later: whoever appends puts its entry into `entries` once the record is in the file.
-    this.#compacting = Promise.resolve()
-      .then(() => this.#compact())
+    this.#since = [];
+    this.#compacting = this.#compact()
       .catch((error: unknown) => {
-        this.#since = null;
         this.#sizeWhenCompact = this.#size; // not again at once
         this.#options.log.warn("the slot map could not be written anew; it grows until it can", {
           error: messageOf(error),
         });
       })
-      .finally(() => (this.#compacting = null));
+      .finally(() => {
+        this.#since = null;
+        this.#compacting = null;
+      });
   }
 
   async #compact(): Promise<void> {
     const { directory, header } = this.#options;
     const temporary = join(directory, `${FILE}.new`);
-    const fd = fs.openSync(temporary, "w+", 0o600);
+    const fd = await files.open(temporary, CREATE, 0o600);
     try {
-      this.#since = [];
-      let size = await writeAll(fd, this.#options);
-      await datasync(fd);
-      // What came meanwhile goes behind, and in the same turn the files are exchanged.
-      const more = Buffer.concat(this.#since);
-      writeFully(fd, more, size);
-      size += more.length;
-      // Some of it was acknowledged as lasting: then it must be so in this file too.
-      if (header.isDurable) fs.fdatasyncSync(fd);
-      fs.renameSync(temporary, join(directory, FILE));
-      fs.closeSync(this.#fd);
-      this.#since = null;
-      this.#fd = fd;
-      this.#size = size;
-      this.#sizeWhenCompact = size;
-      this.#compactions++;
+      const size = await writeAll(fd, this.#options);
+      await files.fdatasync(fd);
+      await this.#turns.take("now", async () => {
+        // Nobody writes now. What came meanwhile goes behind, and the files are exchanged.
+        const more = Buffer.concat(this.#since ?? []);
+        await files.writeAt(fd, more, size);
+        // Some of it was acknowledged as lasting: then it must be so in this file too.
+        if (header.isDurable) await files.fdatasync(fd);
+        await files.rename(temporary, join(directory, FILE));
+        const old = this.#fd;
+        this.#fd = fd;
+        this.#size = size + more.length;
+        this.#sizeWhenCompact = this.#size;
+        this.#compactions++;
+        await closeQuietly(old);
+        if (header.isDurable) await syncDirectory(directory);
+      });
     } catch (error) {
-      if (this.#fd !== fd) fs.closeSync(fd);
+      if (this.#fd !== fd) await closeQuietly(fd);
       throw error;
     }
-    await syncDirectory(directory);
   }
 
   /** Ends it. `isClean`: all data is on the disk, so that the map counts also after the machine was off. */
@@ -227,19 +255,13 @@ export class SlotMap {
     await this.#compacting;
     try {
       if (isClean && this.#broken === null) {
-        this.append([{ type: "closed" }]);
-        await datasync(this.#fd);
+        await this.append([{ type: "closed" }]);
+        await this.sync();
       }
     } finally {
       this.#closed = true;
-      fs.closeSync(this.#fd);
+      await this.#turns.take("later", () => closeQuietly(this.#fd));
     }
-  }
-}
-
-function writeFully(fd: number, bytes: Buffer, position: number): void {
-  for (let done = 0; done < bytes.length; ) {
-    done += fs.writeSync(fd, bytes, done, bytes.length - done, position + done);
   }
 }
 
@@ -247,33 +269,25 @@ function writeFully(fd: number, bytes: Buffer, position: number): void {
 async function writeAll(fd: number, { header, entries }: SlotMapOptions): Promise<number> {
   let records: MapRecord[] = [{ type: "header", header }];
   let size = 0;
-  const flush = (): void => {
+  const flush = async (): Promise<void> => {
     const bytes = Buffer.concat(records.map(encodeRecord));
-    writeFully(fd, bytes, size);
-    size += bytes.length;
     records = [];
+    await files.writeAt(fd, bytes, size);
+    size += bytes.length;
   };
   for (const entry of entries.values()) {
     records.push({ type: "stored", entry });
-    if (records.length < ENTRIES_A_TURN) continue;
-    flush();
-    await new Promise((resolve) => setImmediate(resolve));
+    if (records.length >= ENTRIES_A_TURN) await flush();
   }
-  flush();
+  await flush();
   return size;
 }
 
-function datasync(fd: number): Promise<void> {
-  return new Promise((resolve, reject) =>
-    fs.fdatasync(fd, (error) => (error === null ? resolve() : reject(error))),
-  );
-}
-
 async function syncDirectory(path: string): Promise<void> {
-  const handle = await fs.promises.open(path, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
+  const fd = await files.open(path, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
   try {
-    await handle.sync();
+    await files.fsync(fd);
   } finally {
-    await handle.close();
+    await closeQuietly(fd);
   }
 }

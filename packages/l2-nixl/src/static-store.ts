@@ -205,7 +205,7 @@ export class StaticStore implements ObjectStore {
       try {
         if (isDurable) await place.sync(done.flatMap(({ entry }) => entry.runs));
         // The record first, then the answer: what is acknowledged is found again.
-        this.#openMap().append(done.map(({ entry }) => ({ type: "stored", entry })));
+        await this.#openMap().append(done.map(({ entry }) => ({ type: "stored", entry })));
         for (const { i, entry } of done) {
           this.#put(entry);
           kept.add(i);
@@ -305,7 +305,9 @@ export class StaticStore implements ObjectStore {
     const { isDurable, location } = this.#options;
     const gone = [...new Set(names)].flatMap((name) => this.#entries.get(name) ?? []);
     try {
-      this.#openMap().append(gone.map(({ runs }) => ({ type: "deleted", firstPage: runs[0]?.first ?? 0 })));
+      await this.#openMap().append(
+        gone.map(({ runs }) => ({ type: "deleted", firstPage: runs[0]?.first ?? 0 })),
+      );
       for (const entry of gone) {
         this.#entries.delete(entry.name);
         this.#account(entry.cacheSalt, -entry.byteLength);

@@ -20,12 +20,12 @@ const { log } = openContext();
 
 async function create(directory: string, entries = new Map<string, PoolEntry>(), compactBytes = 2 ** 30) {
   const map = await SlotMap.create({ directory, header, entries, log, compactBytes });
-  const store = (one: PoolEntry): void => {
-    map.append([{ type: "stored", entry: one }]);
+  const store = async (one: PoolEntry): Promise<void> => {
+    await map.append([{ type: "stored", entry: one }]);
     entries.set(one.name, one);
   };
-  const remove = (one: PoolEntry): void => {
-    map.append([{ type: "deleted", firstPage: one.runs[0]?.first ?? 0 }]);
+  const remove = async (one: PoolEntry): Promise<void> => {
+    await map.append([{ type: "deleted", firstPage: one.runs[0]?.first ?? 0 }]);
     entries.delete(one.name);
   };
   return { map, entries, store, remove };
@@ -35,9 +35,9 @@ test("what was appended is found again, also without close", async () => {
   const directory = await temporaryDirectory();
   expect(readSlotMap(directory)).toBeNull();
   const { map, store, remove } = await create(directory);
-  for (let n = 0; n < 10; n++) store(entry(n));
-  remove(entry(3));
-  store({ ...entry(7), runs: [{ first: 12, count: 4 }] });
+  for (let n = 0; n < 10; n++) await store(entry(n));
+  await remove(entry(3));
+  await store({ ...entry(7), runs: [{ first: 12, count: 4 }] });
   const found = readSlotMap(directory);
   expect(found).toMatchObject({ header, isClean: false });
   expect([...(found?.entries.keys() ?? [])].sort()).toEqual(
@@ -47,13 +47,13 @@ test("what was appended is found again, also without close", async () => {
   expect(found?.entries.get(entry(7).name)?.runs).toEqual([{ first: 12, count: 4 }]);
   await map.close(true);
   expect(readSlotMap(directory)?.isClean).toBe(true);
-  expect(() => store(entry(1))).toThrow(/it is closed/);
+  await expect(store(entry(1))).rejects.toThrow(/it is closed/);
 });
 
 test("written anew at the start, it holds what it is given and is not clean any more", async () => {
   const directory = await temporaryDirectory();
   const { map, store } = await create(directory);
-  for (let n = 0; n < 50; n++) store(entry(n));
+  for (let n = 0; n < 50; n++) await store(entry(n));
   await map.close(true);
   const found = readSlotMap(directory);
   const kept = new Map([...(found?.entries ?? [])].slice(0, 5));
@@ -106,7 +106,7 @@ test("a changed byte is damage, or costs the last record; it never gives another
 test("a damaged file is refused, and kept", async () => {
   const directory = await temporaryDirectory();
   const { map, store } = await create(directory);
-  for (let n = 0; n < 5; n++) store(entry(n));
+  for (let n = 0; n < 5; n++) await store(entry(n));
   await map.close(true);
   const path = join(directory, "slots.map");
   const bytes = readFileSync(path);
@@ -123,14 +123,14 @@ test("a damaged file is refused, and kept", async () => {
 test("a torn end is cut off by the next start, and what comes then can be read", async () => {
   const directory = await temporaryDirectory();
   const first = await create(directory);
-  first.store(entry(0));
+  await first.store(entry(0));
   await first.map.close(false);
   const torn = encodeRecord({ type: "stored", entry: entry(1) });
   appendFileSync(join(directory, "slots.map"), torn.subarray(0, 40));
   const found = readSlotMap(directory);
   expect(found?.entries.size).toBe(1);
   const second = await create(directory, new Map(found?.entries));
-  second.store(entry(2));
+  await second.store(entry(2));
   expect(readSlotMap(directory)?.entries.size).toBe(2);
   await second.map.close(false);
 });
@@ -139,12 +139,12 @@ test("it is written anew while it grows, and loses nothing that comes meanwhile"
   const directory = await temporaryDirectory();
   const { map, entries, store, remove } = await create(directory, new Map(), 20_000);
   for (let n = 0; n < 3000; n++) {
-    store(entry(n, (n % 40) * 4));
-    if (n >= 20) remove(entry(n - 20, ((n - 20) % 40) * 4));
+    await store(entry(n, (n % 40) * 4));
+    if (n >= 20) await remove(entry(n - 20, ((n - 20) % 40) * 4));
     if (n % 100 === 0) await new Promise((resolve) => setImmediate(resolve));
   }
   await until(() => Number(map.status()["compactions"]) >= 1);
-  for (let n = 5000; n < 5010; n++) store(entry(n));
+  for (let n = 5000; n < 5010; n++) await store(entry(n));
   await map.sync();
   expect(statSync(join(directory, "slots.map")).size).toBeLessThan(400_000);
   const found = readSlotMap(directory);
