@@ -73,6 +73,12 @@ export class Cas {
     return isNew;
   }
 
+  /** Registers one file of chunks that are here, as a shard would. */
+  putFile(hash, terms) {
+    const size = terms.reduce((sum, term) => sum + term.unpackedLength, 0);
+    this.#files.set(hash, { size, terms });
+  }
+
   /** Registers the files of a shard. A term must name chunks that are here, with their true length. */
   putShard(bytes) {
     const files = parseShard(bytes);
@@ -86,10 +92,7 @@ export class Cas {
         if (length !== unpackedLength) throw new FormatError("a term has another length than its chunks");
       }
     }
-    for (const { hash, terms } of files) {
-      const size = terms.reduce((sum, term) => sum + term.unpackedLength, 0);
-      this.#files.set(hash, { size, terms });
-    }
+    for (const { hash, terms } of files) this.putFile(hash, terms);
     return files.length;
   }
 

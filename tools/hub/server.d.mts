@@ -46,6 +46,15 @@ export interface Hub {
   };
   readonly cas: {
     revokeTokens(): void;
+    putXorb(hash: string, bytes: Buffer): boolean;
+    putFile(
+      hash: string,
+      terms: readonly {
+        readonly hash: string;
+        readonly unpackedLength: number;
+        readonly range: { readonly start: number; readonly end: number };
+      }[],
+    ): void;
     readonly xorbCount: number;
   };
   /** How many of {@link Hub.requests} are of a kind. */

@@ -8,6 +8,8 @@ const PART_BYTES = 1024 * 1024;
 const LIST_PART_ENTRIES = 500;
 /** A chunker for chunks of this size on average does not cut what is smaller than an eighth: Xet's have 128 KiB. */
 const UNCUT_BYTES = 4 * 1024 * 1024;
+/** For all calls: what is put in is taken out at once. */
+const uncut = xet.createChunker(UNCUT_BYTES);
 const XET_HASH = /^[0-9a-f]{64}$/;
 
 /** Sends a part and waits until it was taken. */
@@ -214,12 +216,11 @@ async function sendAll(
  * count: clients cut the same content differently (hf_xet 1.8 and `xetchunk-wasm` 0.2 do).
  */
 class ContentCheck {
-  readonly #chunker = xet.createChunker(UNCUT_BYTES);
   readonly #chunks: XetChunk[] = [];
 
   add(bytes: Uint8Array): void {
-    this.#chunks.push(...xet.nextBlock(this.#chunker, bytes));
-    const last = xet.finalize(this.#chunker);
+    this.#chunks.push(...xet.nextBlock(uncut, bytes));
+    const last = xet.finalize(uncut);
     if (last !== null && last !== undefined) this.#chunks.push(last);
   }
 

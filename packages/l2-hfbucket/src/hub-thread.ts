@@ -3,8 +3,19 @@ import { CacheError, messageOf } from "@cache/contracts";
 import { errorOf } from "./failures.ts";
 import type { CallName, FromThread, HubCalls, ThreadSettings, ToThread } from "./protocol.ts";
 
-/** A call that does not end so long after its abort costs its thread, in milliseconds. */
-const ABORT_GRACE_MS = 5000;
+/** How threads are run; other values than the defaults are for tests. */
+export interface ThreadOptions {
+  /** The threads' program. */
+  readonly entry: URL;
+  /** A call that does not end so long after its abort costs its thread, in milliseconds. */
+  readonly abortGraceMs: number;
+}
+
+/** The program is the build, also where sources run, since a thread has no TypeScript. */
+export const THREAD_DEFAULTS: ThreadOptions = {
+  entry: new URL("../dist/hub-worker.js", import.meta.url),
+  abortGraceMs: 5000,
+};
 
 /** A call, and what to do with its parts. */
 export interface ThreadCall<Name extends CallName> {
@@ -23,21 +34,20 @@ interface Pending {
   readonly signal: AbortSignal;
 }
 
-/** The threads' program: the build, also where sources run, since a thread has no TypeScript. */
-const ENTRY = new URL("../dist/hub-worker.js", import.meta.url);
-
 /** One thread with its own connections and tokens. */
 export class HubThread {
   readonly #worker: Worker;
   readonly #pending = new Map<number, Pending>();
+  readonly #abortGraceMs: number;
   readonly #onGone: (thread: HubThread) => void;
   #nextId = 0;
   #ending = false;
 
   /** @param onGone the thread has ended. */
-  constructor(settings: ThreadSettings, onGone: (thread: HubThread) => void) {
+  constructor(settings: ThreadSettings, options: ThreadOptions, onGone: (thread: HubThread) => void) {
     this.#onGone = onGone;
-    this.#worker = new Worker(ENTRY, { name: "hfbucket", workerData: settings, execArgv: [] });
+    this.#abortGraceMs = options.abortGraceMs;
+    this.#worker = new Worker(options.entry, { name: "hfbucket", workerData: settings, execArgv: [] });
     this.#worker.unref();
     this.#worker.on("message", (message: FromThread) => this.#receive(message));
     this.#worker.on("error", (error) => this.#gone(messageOf(error)));
@@ -67,7 +77,7 @@ export class HubThread {
     let timer: NodeJS.Timeout | undefined;
     const onAbort = (): void => {
       this.#post({ id, abort: true });
-      timer = setTimeout(() => this.#abandon(id), ABORT_GRACE_MS);
+      timer = setTimeout(() => this.#abandon(id), this.#abortGraceMs);
     };
     type Answer = HubCalls[Name]["answer"];
     const work = new Promise<Answer>((resolve, reject) => {

@@ -1,5 +1,5 @@
 import { CacheError } from "@cache/contracts";
-import { HubThread, type ThreadCall } from "./hub-thread.ts";
+import { HubThread, THREAD_DEFAULTS, type ThreadCall, type ThreadOptions } from "./hub-thread.ts";
 import type { CallName, HubCalls, ThreadSettings } from "./protocol.ts";
 
 /** A thread without calls ends after this time, but for one. In milliseconds. */
@@ -10,6 +10,7 @@ const HEAVY: ReadonlySet<CallName> = new Set<CallName>(["put", "get"]);
 /** Threads that talk to the Hub: none at first, more while all compute, up to a bound. */
 export class HubThreads {
   readonly #settings: ThreadSettings;
+  readonly #options: ThreadOptions;
   readonly #most: number;
   readonly #threads = new Set<HubThread>();
   readonly #idleTimer: NodeJS.Timeout;
@@ -17,8 +18,9 @@ export class HubThreads {
   #started = 0;
   #closed = false;
 
-  constructor(settings: ThreadSettings, most: number) {
+  constructor(settings: ThreadSettings, most: number, options: ThreadOptions = THREAD_DEFAULTS) {
     this.#settings = settings;
+    this.#options = options;
     this.#most = most;
     this.#idleTimer = setInterval(() => this.#endIdle(), IDLE_MS).unref();
   }
@@ -64,7 +66,7 @@ export class HubThreads {
   }
 
   #start(): HubThread {
-    const thread = new HubThread(this.#settings, (gone) => this.#threads.delete(gone));
+    const thread = new HubThread(this.#settings, this.#options, (gone) => this.#threads.delete(gone));
     this.#threads.add(thread);
     this.#started++;
     return thread;

@@ -3,6 +3,7 @@ import { readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { isCacheError, PERCENT_ENCODED_NAMES } from "@cache/contracts";
 import { expect, test, vi } from "vitest";
+import { type XetChunk, xet } from "../src/hub-library.ts";
 import {
   BUCKET,
   key,
@@ -55,6 +56,45 @@ test("objects of all sizes come back byte for byte, under LMCache's names, and n
   expect([...(files?.keys() ?? [])]).toContain(salted);
   expect(adapter.status()).toMatchObject({ reachable: true, isHealthy: true, bucket: BUCKET, errors: {} });
   expect(readdirSync(tmpdir()).filter((name) => /hfbucket|huggingface/.test(name))).toEqual(before);
+});
+
+test("an object that another client cut into other chunks is loaded; under a hash not its own it is not", async () => {
+  const hub = await newHub();
+  const adapter = await openAdapter(hub);
+  const bytes = Buffer.from(pattern(1, 300_000));
+  const lengths = [10, 8129, 131_072, 60_000, 100_789];
+  const chunker = xet.createChunker(4 * 1024 * 1024);
+  const xorb: Buffer[] = [];
+  const chunks: XetChunk[] = [];
+  let at = 0;
+  for (const length of lengths) {
+    const chunk = bytes.subarray(at, (at += length));
+    const header = Buffer.alloc(8); // version 0, not packed
+    header.writeUIntLE(length, 1, 3);
+    header.writeUIntLE(length, 5, 3);
+    xorb.push(header, chunk);
+    chunks.push(...xet.nextBlock(chunker, chunk));
+    const last = xet.finalize(chunker);
+    if (last !== null && last !== undefined) chunks.push(last);
+  }
+  const xorbHash = "ab".repeat(32);
+  const hash = xet.hashToHex(xet.fileHash(chunks));
+  hub.cas.putXorb(xorbHash, Buffer.concat(xorb));
+  const term = (start: number, end: number) => ({
+    hash: xorbHash,
+    range: { start, end },
+    unpackedLength: lengths.slice(start, end).reduce((sum, length) => sum + length, 0),
+  });
+  hub.cas.putFile(hash, [term(0, 2), term(2, 5)]);
+  const file = { size: bytes.length, xetHash: hash, uploadedAt: new Date().toISOString() };
+  hub.buckets.files(BUCKET)?.set(nameOf(1), file);
+  expect(bytes.equals((await loadOne(adapter, 1, bytes.length)) ?? Buffer.alloc(0))).toBe(true);
+  // Under a hash that is not its own it is not served, unless nobody looks.
+  hub.cas.putFile("cd".repeat(32), [term(0, 5)]);
+  hub.buckets.files(BUCKET)?.set(nameOf(1), { ...file, xetHash: "cd".repeat(32) });
+  await expect(loadOne(adapter, 1, bytes.length)).rejects.toMatchObject({ code: "DATA_CORRUPT" });
+  const trusting = await openAdapter(hub, { verify_content: false });
+  expect(bytes.equals((await loadOne(trusting, 1, bytes.length)) ?? Buffer.alloc(0))).toBe(true);
 });
 
 test("what the Hub said is believed for the time that was configured", async () => {
