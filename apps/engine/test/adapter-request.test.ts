@@ -108,6 +108,13 @@ test.each([
   await expect(ask(raw)).rejects.toThrow(text);
 });
 
+test("what an adapter notes about a good configuration is a warning that names it", async () => {
+  const bucket = { type: "hfbucket", id: "hfbucket.eu", bucket_handle: "hf://buckets/a/b" };
+  expect((await ask(bucket)).warnings).toEqual([]);
+  const { warnings } = await ask({ ...bucket, download_tmp_dir: join(root, "inside") });
+  expect(warnings).toEqual([expect.stringMatching(/^adapter hfbucket\.eu: download_tmp_dir has no effect/)]);
+});
+
 test("what the journal keeps makes the same adapter again", async () => {
   const eviction = { eviction_policy: "LRU", trigger_watermark: 0.9 };
   const raw = fs(join(root, "alias"), { max_capacity_gb: 1, eviction, shared: true });
