@@ -37,6 +37,8 @@ export interface Hub {
   token: string | null;
   /** Asked for each request; null for the usual answer. */
   fault: ((request: HubRequest) => HubFault | null) | null;
+  /** True for a request that waits until {@link Hub.release}. */
+  hold: ((request: HubRequest) => boolean) | null;
   /** The last 10,000 requests. */
   readonly requests: HubRequest[];
   readonly buckets: {
@@ -59,6 +61,7 @@ export interface Hub {
   };
   /** How many of {@link Hub.requests} are of a kind. */
   count(kind: string): number;
+  release(): void;
   clear(): void;
   close(): Promise<void>;
 }

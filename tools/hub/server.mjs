@@ -89,7 +89,8 @@ export async function startHub({ port = 0, token = null, pageSize = 1000, tokenS
   const cas = new Cas();
   const buckets = new Buckets(cas, { pageSize, tokenSeconds });
   const requests = [];
-  const hub = { url: "", port: 0, token, fault: null, requests, cas, buckets };
+  const held = [];
+  const hub = { url: "", port: 0, token, fault: null, hold: null, requests, cas, buckets };
 
   async function answer(request) {
     const { method, path, headers } = request;
@@ -126,6 +127,8 @@ export async function startHub({ port = 0, token = null, pageSize = 1000, tokenS
       return;
     }
     request.body = await readBody(incoming);
+    if (hub.hold?.({ kind, method, path, headers }) === true)
+      await new Promise((resolve) => held.push(resolve));
     if (fault?.stall === true) return; // until the client, or close, ends the connection
     let result;
     try {
@@ -153,6 +156,11 @@ export async function startHub({ port = 0, token = null, pageSize = 1000, tokenS
   hub.url = `http://127.0.0.1:${hub.port}`;
   /** How many requests of a kind came, since the last `requests.length = 0`. */
   hub.count = (kind) => requests.filter((request) => request.kind === kind).length;
+  /** Lets go on what was held back. */
+  hub.release = () => {
+    hub.hold = null;
+    for (const goOn of held.splice(0)) goOn();
+  };
   /** Forgets buckets, objects, faults and requests. */
   hub.clear = () => {
     buckets.clear();

@@ -1,12 +1,15 @@
 import { CacheError, isCacheError, type OpenContext } from "@cache/contracts";
 import type { ListedObject, NamedBytes, SimpleStore } from "@cache/simple-store";
 import type { HfBucketConfig } from "./config.ts";
-import { CopyTurns, Turns } from "./copy-turns.ts";
+import { CopyTurns, orAborted, Turns } from "./copy-turns.ts";
 import { FactsCache } from "./facts-cache.ts";
 import { errorOf } from "./failures.ts";
 import { HubThreads } from "./hub-threads.ts";
 import type { CallName, FileToPut, HubCalls, ListedFile, ObjectFacts } from "./protocol.ts";
 import { type Place, readToken } from "./settings.ts";
+
+/** For making a bucket, in milliseconds. */
+const CREATE_MS = 10_000;
 
 /** A bucket as a simple store: names are paths, objects are files. */
 export class BucketStore implements SimpleStore {
@@ -82,11 +85,14 @@ export class BucketStore implements SimpleStore {
 
   async #ensureBucket(signal: AbortSignal): Promise<void> {
     if (!this.#config.create_bucket_if_missing) return;
-    this.#bucket ??= this.#call("createBucket", null, signal).catch((error: unknown) => {
-      this.#bucket = null;
-      throw error;
-    });
-    await this.#bucket;
+    // Stores share it: none of them may end it for the others.
+    this.#bucket ??= this.#call("createBucket", null, AbortSignal.timeout(CREATE_MS)).catch(
+      (error: unknown) => {
+        this.#bucket = null;
+        throw error;
+      },
+    );
+    await orAborted(this.#bucket, signal);
   }
 
   /** What the Hub says of each path, at once where that is remembered. */

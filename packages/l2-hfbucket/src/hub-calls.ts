@@ -132,7 +132,7 @@ export class BucketCalls {
 
   async #get({ path, size, hash }: Given<"get">, requests: HubRequests, sendPart: SendPart): Promise<null> {
     const { endpoint, bucketId } = this.#session.settings;
-    const readToken = await this.#session.token("read", requests.fetch);
+    const readToken = await requests.readToken();
     const refreshUrl = new URL(`${endpoint}/api/buckets/${bucketId}/xet-read-token`);
     const reconstructionUrl = new URL(`${readToken.casUrl}/v1/reconstructions/${hash}`);
     const url = `${endpoint}/buckets/${bucketId}/resolve/${encodeURIComponent(path)}`;

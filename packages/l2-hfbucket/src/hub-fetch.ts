@@ -4,6 +4,8 @@ import type { ThreadSettings } from "./protocol.ts";
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 /** A Xet token is renewed so long before it ends, in milliseconds. */
 const RENEW_BEFORE_MS = 60_000;
+/** For fetching one, in milliseconds. */
+const TOKEN_MS = 10_000;
 const TOKENS_REMEMBERED = 100;
 const BODILESS = new Set([101, 204, 205, 304]);
 
@@ -54,12 +56,33 @@ export function kindOf(url: string, method: string): RequestKind {
   return "content";
 }
 
+/** An error status in answer to a request of ours. */
+export class RefusalError extends Error {
+  readonly refusal: Refusal;
+
+  constructor(refusal: Refusal) {
+    super(`status ${refusal.status}`);
+    this.refusal = refusal;
+  }
+}
+
+/** An answer that is not what it should be. */
+export class UnusableError extends Error {}
+
+/** A token that is being fetched, and how many calls wait for it. */
+interface TokenFetch {
+  readonly answer: Promise<XetToken>;
+  readonly controller: AbortController;
+  waiting: number;
+}
+
 /** What the calls of one thread share: tokens of the content-addressed store. */
 export class HubSession {
   readonly settings: ThreadSettings;
   /** Values that must stand in no message. */
   readonly secrets = new Set<string>();
   readonly #tokens = new Map<"read" | "write", XetToken>();
+  readonly #fetching = new Map<"read" | "write", TokenFetch>();
   /** A token that the store refused, and the one to send in its place. The library holds on to the first. */
   readonly #replaced = new Map<string, string>();
 
@@ -73,24 +96,60 @@ export class HubSession {
     return this.#replaced.get(accessToken) ?? accessToken;
   }
 
-  /** A token that is good for at least a minute. */
-  async token(scope: "read" | "write", send: typeof fetch): Promise<XetToken> {
+  /**
+   * A token that is good for at least a minute. Calls share a fetch; one that ends early ends it for itself alone.
+   *
+   * @throws RefusalError, UnusableError, what `fetch` throws, or the signal's reason.
+   */
+  async token(scope: "read" | "write", signal: AbortSignal): Promise<XetToken> {
     const known = this.#tokens.get(scope);
     if (known !== undefined && known.exp * 1000 > Date.now() + RENEW_BEFORE_MS) return known;
+    const fetching = this.#fetching.get(scope) ?? this.#begin(scope);
+    fetching.waiting++;
+    let onAbort = (): void => undefined;
+    const aborted = new Promise<never>((_, reject) => {
+      onAbort = () => reject(new Error("aborted"));
+      if (signal.aborted) onAbort();
+      else signal.addEventListener("abort", onAbort, { once: true });
+    });
+    try {
+      return await Promise.race([fetching.answer, aborted]);
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+      if (--fetching.waiting === 0) {
+        fetching.controller.abort();
+        if (this.#fetching.get(scope) === fetching) this.#fetching.delete(scope);
+      }
+    }
+  }
+
+  #begin(scope: "read" | "write"): TokenFetch {
+    const controller = new AbortController();
+    const answer = this.#fetchToken(
+      scope,
+      AbortSignal.any([controller.signal, AbortSignal.timeout(TOKEN_MS)]),
+    );
+    const fetching = { answer, controller, waiting: 0 };
+    this.#fetching.set(scope, fetching);
+    return fetching;
+  }
+
+  async #fetchToken(scope: "read" | "write", signal: AbortSignal): Promise<XetToken> {
     const { endpoint, bucketId, token } = this.settings;
     const headers = token === null ? {} : { authorization: `Bearer ${token}` };
-    const response = await send(`${endpoint}/api/buckets/${bucketId}/xet-${scope}-token`, { headers });
-    if (!response.ok) throw new Error(`no ${scope} token`);
-    const fresh = (await response.json()) as Partial<XetToken>;
-    const { accessToken, casUrl, exp } = fresh;
+    const url = `${endpoint}/api/buckets/${bucketId}/xet-${scope}-token`;
+    const response = await fetch(url, { headers, signal });
+    const body = await readBounded(response);
+    if (!response.ok) throw new RefusalError(refusalOf(response, `${scope}-token`, body));
+    const { accessToken, casUrl, exp } = parseJson(body) ?? {};
     if (typeof accessToken !== "string" || typeof casUrl !== "string" || typeof exp !== "number") {
-      throw new TypeError(`the Hub's ${scope} token has no accessToken, casUrl or exp`);
+      throw new UnusableError(`a ${scope} token without accessToken, casUrl or exp`);
     }
-    if (!URL.canParse(casUrl)) throw new TypeError(`the Hub's ${scope} token has a casUrl that is no URL`);
-    const checked = { accessToken, casUrl: casUrl.replace(/\/+$/, ""), exp };
-    this.#tokens.set(scope, checked);
+    if (!URL.canParse(casUrl)) throw new UnusableError(`a ${scope} token with a casUrl that is no URL`);
+    const fresh = { accessToken, casUrl: casUrl.replace(/\/+$/, ""), exp };
+    this.#tokens.set(scope, fresh);
     this.#note(accessToken);
-    return checked;
+    return fresh;
   }
 
   #note(secret: string): void {
@@ -103,10 +162,10 @@ export class HubSession {
     }
   }
 
-  /** A token in place of one that the store refused. */
-  async renew(scope: "read" | "write", refused: string, send: typeof fetch): Promise<string> {
+  /** A token in place of one that the store refused. @throws as {@link HubSession.token}. */
+  async renew(scope: "read" | "write", refused: string, signal: AbortSignal): Promise<void> {
     if (this.#tokens.get(scope)?.accessToken === refused) this.#tokens.delete(scope);
-    const { accessToken } = await this.token(scope, send);
+    const { accessToken } = await this.token(scope, signal);
     this.#replaced.set(refused, accessToken);
     this.#note(refused);
     // What stood for another stands for it no more.
@@ -114,7 +173,6 @@ export class HubSession {
       if (replacement === refused) this.#replaced.set(old, accessToken);
       if (this.#replaced.size > TOKENS_REMEMBERED) this.#replaced.delete(old);
     }
-    return accessToken;
   }
 }
 
@@ -142,12 +200,13 @@ export class HubRequests {
   readonly fetch: typeof fetch = async (input, init = {}) => {
     const url = input instanceof Request ? input.url : String(input);
     const kind = kindOf(url, init.method ?? "GET");
+    if (kind === "write-token") return this.#writeToken();
     if (kind === "batch") this.#noteBatch(init.body);
     let response = await this.#send(url, init, kind);
     const refused = bearerOf(init);
     if (response.status === 401 && refused !== null && isXet(kind)) {
       const scope = kind === "cas-read" ? "read" : "write";
-      await this.session.renew(scope, this.session.current(refused), this.fetch);
+      await this.#noting(this.session.renew(scope, this.session.current(refused), this.signal));
       response = await this.#send(url, init, kind);
     }
     if (response.ok && kind === "content") return response;
@@ -168,40 +227,36 @@ export class HubRequests {
     }
   }
 
-  /** The answer with its body in memory. */
-  async #bounded(response: Response, kind: RequestKind): Promise<Response> {
-    const parts: Uint8Array[] = [];
-    let length = 0;
+  /** A token for reading. */
+  readToken(): Promise<XetToken> {
+    return this.#noting(this.session.token("read", this.signal));
+  }
+
+  /** The session's token in place of one that the library would fetch, and share between calls that end early. */
+  async #writeToken(): Promise<Response> {
+    const token = await this.#noting(this.session.token("write", this.signal));
+    return Response.json(token);
+  }
+
+  /** Remembers why the session has no token. */
+  async #noting<T>(work: Promise<T>): Promise<T> {
     try {
-      for await (const part of response.body ?? []) {
-        length += part.length;
-        if (length > ANSWER_BYTES_MAX)
-          throw new RangeError(`an answer of more than ${ANSWER_BYTES_MAX} bytes`);
-        parts.push(part);
-      }
+      return await work;
     } catch (error) {
-      this.networkError = error;
+      if (error instanceof RefusalError) this.refusal = error.refusal;
+      else if (!(error instanceof UnusableError)) this.networkError = error;
       throw error;
     }
-    const body = Buffer.concat(parts, length);
+  }
+
+  /** The answer with its body in memory. */
+  async #bounded(response: Response, kind: RequestKind): Promise<Response> {
+    const body = await this.#noting(readBounded(response));
     // "Nobody has this chunk yet" is no failure.
-    if (!response.ok && kind !== "dedup") this.#noteRefusal(response, kind, body);
+    if (!response.ok && kind !== "dedup") this.refusal = refusalOf(response, kind, body);
     if (kind === "batch") this.#noteFailedPaths(body);
     const { status, statusText, headers } = response;
     return new Response(BODILESS.has(status) ? null : body, { status, statusText, headers });
-  }
-
-  #noteRefusal({ status, headers }: Response, kind: RequestKind, body: Buffer): void {
-    const said = parseJson(body);
-    const text = [said?.["error"], said?.["message"]].find(
-      (part): part is string => typeof part === "string",
-    );
-    this.refusal = {
-      status,
-      kind,
-      errorCode: headers.get("x-error-code") ?? "",
-      text: text ?? headers.get("x-error-message") ?? body.toString("utf8", 0, 200),
-    };
   }
 
   #noteBatch(body: RequestInit["body"]): void {
@@ -224,6 +279,30 @@ export class HubRequests {
         this.failedPaths.set(path, typeof error === "string" ? error : "no reason given");
     }
   }
+}
+
+/** The body of an answer. @throws UnusableError for one that is too long. */
+async function readBounded(response: Response): Promise<Buffer> {
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for await (const part of response.body ?? []) {
+    length += part.length;
+    if (length > ANSWER_BYTES_MAX)
+      throw new UnusableError(`an answer of more than ${ANSWER_BYTES_MAX} bytes`);
+    parts.push(part);
+  }
+  return Buffer.concat(parts, length);
+}
+
+function refusalOf({ status, headers }: Response, kind: RequestKind, body: Buffer): Refusal {
+  const said = parseJson(body);
+  const text = [said?.["error"], said?.["message"]].find((part): part is string => typeof part === "string");
+  return {
+    status,
+    kind,
+    errorCode: headers.get("x-error-code") ?? "",
+    text: text ?? headers.get("x-error-message") ?? body.toString("utf8", 0, 200),
+  };
 }
 
 /** Requests that carry a Xet token. */

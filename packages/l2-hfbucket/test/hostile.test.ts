@@ -32,6 +32,10 @@ const DEADLINE_MS = 150;
 /** Which requests a store and a load make. */
 const STORE_KINDS = ["paths-info", "write-token", "xorb", "shard", "batch"];
 const LOAD_KINDS = ["paths-info", "read-token", "reconstruction", "xorb-bytes"];
+/** Of what the store answers to a xorb or a shard only the status is looked at. */
+const UNREAD_ELSEWHERE = ["paths-info", "write-token", "batch", ...LOAD_KINDS];
+/** Where statuses that differ in their code alone are tried. */
+const SOME_KINDS = ["paths-info", "batch", "reconstruction"];
 
 async function failureOf(
   work: Promise<unknown>,
@@ -51,16 +55,21 @@ function breakKind(hub: Hub, kind: string, fault: HubFault): void {
 }
 
 /** What replaces an answer, the code of the error, and kinds of requests where it does no harm. */
-const answers: [string, HubFault, string, string[]][] = [
+const answers: [string, HubFault, string, string[], string[]?][] = [
   ["401", { answer: { status: 401 } }, "BACKEND_REFUSED", []],
-  ["403", { answer: { status: 403 } }, "BACKEND_REFUSED", []],
-  ["429", { answer: { status: 429, headers: { "retry-after": "3600" } } }, "BACKEND_UNAVAILABLE", []],
+  ["403", { answer: { status: 403 } }, "BACKEND_REFUSED", [], SOME_KINDS],
+  [
+    "429",
+    { answer: { status: 429, headers: { "retry-after": "3600" } } },
+    "BACKEND_UNAVAILABLE",
+    [],
+    SOME_KINDS,
+  ],
   ["500", { answer: { status: 500 } }, "BACKEND_UNAVAILABLE", []],
-  ["507", { answer: { status: 507 } }, "BACKEND_FULL", []],
-  // Of what the store answers to xorb and shard the status is looked at; after a batch the Hub is asked what is there.
-  ["a web page", { rewrite: () => Buffer.from("<p>") }, "BACKEND_UNAVAILABLE", ["xorb", "shard", "batch"]],
-  ["null", { rewrite: () => Buffer.from("null") }, "BACKEND_UNAVAILABLE", ["xorb", "shard", "batch"]],
-  ["{}", { rewrite: () => Buffer.from("{}") }, "BACKEND_UNAVAILABLE", ["xorb", "shard", "batch"]],
+  ["507", { answer: { status: 507 } }, "BACKEND_FULL", [], SOME_KINDS],
+  // After a batch whose answer says nothing the Hub is asked what is there.
+  ["a web page", { rewrite: () => Buffer.from("<p>") }, "BACKEND_UNAVAILABLE", ["batch"], UNREAD_ELSEWHERE],
+  ["{}", { rewrite: () => Buffer.from("{}") }, "BACKEND_UNAVAILABLE", ["batch"], UNREAD_ELSEWHERE],
   ["a reset", { ending: "reset" }, "BACKEND_UNAVAILABLE", []],
   ["a reset within the body", { sendBytes: 1, ending: "reset" }, "BACKEND_UNAVAILABLE", ["batch"]],
   ["a body that ends early", { sendBytes: 1, ending: "end" }, "BACKEND_UNAVAILABLE", ["batch"]],
@@ -87,15 +96,15 @@ describe("instead of an answer", () => {
 
   test.each(answers)(
     "%s: an error of the object concerned, then all goes on",
-    async (_, fault, code, harmless) => {
-      for (const kind of STORE_KINDS) {
+    async (_, fault, code, harmless, only = [...STORE_KINDS, ...LOAD_KINDS]) => {
+      for (const kind of STORE_KINDS.filter((each) => only.includes(each))) {
         breakKind(hub, kind, fault);
         const result = await adapter.store([key(++n)], [memory(pattern(n, SIZE))], never);
         const expected = harmless.includes(kind) ? undefined : code;
         expect([kind, result.failed.get(0)?.code]).toEqual([kind, expected]);
         hub.fault = null;
       }
-      for (const kind of LOAD_KINDS) {
+      for (const kind of LOAD_KINDS.filter((each) => only.includes(each))) {
         breakKind(hub, kind, fault);
         const failure = await failureOf(loadOne(adapter, 1, SIZE), kind);
         expect([kind, failure.code]).toEqual([kind, code]);
@@ -161,7 +170,8 @@ describe("a server that lies", () => {
     const load = async (): Promise<number[]> => {
       const into = [memory(SIZE), memory(SIZE)];
       const loaded = await adapter.load([sized(1, SIZE), sized(2, SIZE)], into, never);
-      for (const i of loaded.positions()) expect(into[i]?.bytes).toEqual(pattern(i + 1, SIZE));
+      for (const i of loaded.positions())
+        expect(Buffer.from(into[i]?.bytes ?? []).equals(pattern(i + 1, SIZE))).toBe(true);
       return [...loaded.positions()];
     };
     return { hub, adapter, load };
@@ -332,6 +342,46 @@ test("Xet tokens that were revoked are renewed, also those that the library hold
     hub.cas.revokeTokens();
   }
   expect(adapter.status()).toMatchObject({ errors: {} });
+});
+
+/** Holds requests of a kind back until `hub.release()`; settles when the first has come. */
+function holdBack(hub: Hub, kind: string): Promise<void> {
+  return new Promise((resolve) => {
+    hub.hold = (request) => {
+      if (request.kind !== kind) return false;
+      resolve();
+      return true;
+    };
+  });
+}
+
+test("what ends early while it waits for a token or for the bucket ends the wait for nobody else", async () => {
+  const hub = await newHub();
+  const adapter = await openAdapter(hub);
+  await storePatterns(adapter, [1], SIZE);
+  let coming = holdBack(hub, "read-token");
+  const loading = new AbortController();
+  const first = loadOne(adapter, 1, SIZE, loading.signal).catch((error: unknown) => error);
+  await coming;
+  const second = loadOne(adapter, 1, SIZE);
+  hub.requests.length = 0;
+  while (hub.count("paths-info") === 0) await new Promise((resolve) => setImmediate(resolve));
+  loading.abort();
+  expect(await first).toMatchObject({ code: "ABORTED" });
+  hub.release();
+  expect(await second).toEqual(pattern(1, SIZE));
+
+  hub.clear();
+  const maker = await openAdapter(hub, { create_bucket_if_missing: true });
+  coming = holdBack(hub, "create");
+  const storing = new AbortController();
+  const third = maker.store([key(1)], [memory(SIZE)], storing.signal);
+  await coming;
+  const fourth = storePatterns(maker, [2], SIZE);
+  storing.abort();
+  expect((await third).failed.get(0)?.code).toBe("ABORTED");
+  hub.release();
+  expect(await fourth).toBe(SIZE);
 });
 
 test("a Hub that goes away and comes back on its port", async () => {
