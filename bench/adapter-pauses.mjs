@@ -2,12 +2,14 @@
 /**
  * The longest turn of the event loop while adapters store and load in bulk, without an engine.
  *
- *   node bench/adapter-pauses.mjs [--only fs,redis,nixl_store] [--seconds 5] [--shapes 96x1024,64x4096,512x64] [--calls 4]
+ *   node bench/adapter-pauses.mjs [--only fs,redis,nixl_store] [--seconds 5] [--calls 4] [--explain]
+ *                                 [--shapes 96x1024,64x4096,512x64]
  *
- * --calls is how many calls of one shape are under way together. redis needs a redis-server in the PATH, nixl_store and
- * nixl_store_dynamic an installed NIXL (or CACHE_NIXL_LIBRARY). Build first.
+ * --calls is how many calls of one shape are under way together; --explain says what ran in the longest turns. redis needs
+ * a redis-server in the PATH, nixl_store and nixl_store_dynamic an installed NIXL (or CACHE_NIXL_LIBRARY). Build first.
  */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { Session } from "node:inspector/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -15,6 +17,7 @@ import { getRegisteredL2Adapter, objectKey } from "../packages/contracts/dist/in
 import { openL1Pool } from "../packages/l1-memory/dist/index.js";
 import { machineFacts, say } from "./lib/common.mjs";
 import { parseShape } from "./lib/l2-contest.mjs";
+import { explainGaps } from "./lib/explain-gaps.mjs";
 import { turnsDuring } from "./lib/loop-turns.mjs";
 import { startRedis } from "./lib/redis.mjs";
 
@@ -73,6 +76,7 @@ const { values: options } = parseArgs({
     seconds: { type: "string", default: "5" },
     shapes: { type: "string", default: "96x1024,64x4096,512x64" },
     calls: { type: "string", default: "4" },
+    explain: { type: "boolean", default: false },
   },
 });
 const calls = Number(options.calls);
@@ -136,9 +140,16 @@ async function measure(name, shape) {
       return Promise.all(batches.map((batch) => churn(adapter, batch, counter, until)));
     };
     await run(1); // connections and compiled code
+    const session = new Session();
+    if (options.explain) {
+      session.connect();
+      await session.post("Profiler.enable");
+      await session.post("Profiler.setSamplingInterval", { interval: 500 });
+      await session.post("Profiler.start");
+    }
     let moved = [];
     const began = performance.now();
-    const { turns, wall } = await turnsDuring(async () => {
+    const { turns, wall, gaps } = await turnsDuring(async () => {
       moved = await run(Number(options.seconds));
     });
     const gbps = moved.reduce((sum, bytes) => sum + bytes, 0) / (performance.now() - began) / 1e6;
@@ -147,6 +158,11 @@ async function measure(name, shape) {
       `${name.padEnd(18)} ${shape.name.padEnd(14)} longest turn ${turns[0].toFixed(1).padStart(5)} ms ` +
         `(wall ${wall.toFixed(1)}), 10th ${(turns[9] ?? 0).toFixed(1)}, p99 ${at(0.01)}, p50 ${at(0.5)}; ${gbps.toFixed(2)} GB/s`,
     );
+    if (options.explain) {
+      const { profile } = await session.post("Profiler.stop");
+      explainGaps(profile, gaps, say);
+      session.disconnect();
+    }
   } finally {
     await adapter.close();
     await end();

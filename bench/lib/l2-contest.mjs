@@ -16,7 +16,7 @@ export function parseShape(text) {
   return { name: `${keys} x ${kib >= 1024 ? `${kib / 1024} MiB` : `${kib} KiB`}`, keys, kib };
 }
 
-/** p50 of each operation in milliseconds, of one run of one program. */
+/** p50 and least of each operation in milliseconds, of one run of one program. */
 function measure({ command, environment = {} }, adapter, { keys, kib }, rounds) {
   const directory = mkdtempSync(join(tmpdir(), "cache-bench-l2-"));
   const output = join(directory, "result.json");
@@ -34,7 +34,12 @@ function measure({ command, environment = {} }, adapter, { keys, kib }, rounds) 
       throw new Error(`${program} ended with ${done.status}: ${done.stderr.slice(-800)}`);
     const { metrics } = JSON.parse(readFileSync(output, "utf8"));
     const operations = Object.values(metrics).filter((section) => "operation" in section);
-    return Object.fromEntries(operations.map((section) => [section.operation, section.duration_p50_ms]));
+    return Object.fromEntries(
+      operations.map(({ operation, duration_p50_ms: p50, duration_min_ms: least }) => [
+        operation,
+        { p50, least },
+      ]),
+    );
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
@@ -74,16 +79,22 @@ export async function contest({ contenders, shapes, reps, rounds, place }) {
 export function printContest(results, reps) {
   for (const { shape, samples } of results) {
     const names = Object.keys(samples);
-    say(`\n${shape.name}: median of ${reps} p50, with GB/s; ratio = peer time / our time [least..most]`);
+    const ratios = "ratio = peer time / our time [least..most]; best: of the single rounds";
+    say(`\n${shape.name}: median of ${reps} p50, with GB/s; ${ratios}`);
     for (const operation of OPERATIONS) {
-      const own = samples[names[0]].map((sample) => sample[operation]);
+      const timesOf = (name) => samples[name].map((sample) => sample[operation].p50);
+      const bestOf = (name) => Math.min(...samples[name].map((sample) => sample[operation].least));
+      const own = timesOf(names[0]);
       const cells = names.map((name) => {
-        const times = samples[name].map((sample) => sample[operation]);
+        const times = timesOf(name);
         const gbps = (shape.keys * shape.kib * 1024) / (median(times) / 1000) / 1e9;
         const rate = operation === "Lookup" ? "" : ` (${gbps.toFixed(2)})`;
+        const best = `best ${bestOf(name).toFixed(2)} ms`;
         const ratio =
-          name === names[0] ? "" : `  ratio ${ratioText(spread(times.map((time, i) => time / own[i])))}`;
-        return `  ${name.padEnd(18)} ${median(times).toFixed(2).padStart(9)} ms${rate}${ratio}`;
+          name === names[0]
+            ? ""
+            : `  ratio ${ratioText(spread(times.map((time, i) => time / own[i])))}, of the bests ${(bestOf(name) / bestOf(names[0])).toFixed(2)}`;
+        return `  ${name.padEnd(18)} ${median(times).toFixed(2).padStart(9)} ms${rate}, ${best}${ratio}`;
       });
       say(`${operation}\n${cells.join("\n")}`);
     }
