@@ -14,7 +14,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { machineFacts, peerEnvironment, ROOT, say } from "./lib/common.mjs";
-import { longestPauses, MONITOR_FLAG } from "./lib/pauses.mjs";
+import { longestPauses, MONITOR_FLAG, pauseText, startIdle } from "./lib/pauses.mjs";
 import { hottest } from "./lib/profile.mjs";
 
 const { values: options } = parseArgs({
@@ -29,6 +29,8 @@ const { values: options } = parseArgs({
 });
 const pauses = mkdtempSync(join(tmpdir(), "cache-bench-pauses-"));
 const pauseFile = join(pauses, "pauses.txt");
+const idleFile = join(pauses, "idle.txt");
+const endIdle = startIdle(idleFile);
 const nodeFlags = [MONITOR_FLAG];
 if (options.profile !== undefined) {
   mkdirSync(options.profile, { recursive: true });
@@ -48,12 +50,9 @@ try {
     [join(ROOT, "bench", "rpc.py"), ...passed],
     { stdio: "inherit", env: { ...peerEnvironment(), PEERS_PAUSES: pauseFile, PEERS_NODE: node } },
   );
-  for (const { ownMs, wholeMs } of longestPauses(pauseFile)) {
-    say(
-      `event loop of an engine: longest pause of its own ${ownMs.toFixed(1)} ms ` +
-        `(${wholeMs.toFixed(1)} ms with the time in which other programs had its processor)`,
-    );
-  }
+  for (const pause of longestPauses(pauseFile))
+    say(`event loop of an engine: longest pause ${pauseText(pause)}`);
+  for (const pause of longestPauses(idleFile)) say(`of a program that does nothing: ${pauseText(pause)}`);
   if (options.profile !== undefined) {
     for (const name of readdirSync(options.profile).filter((file) => file.endsWith(".cpuprofile"))) {
       say(`\n${name}: self time`);
@@ -63,5 +62,6 @@ try {
   }
   process.exitCode = done.status ?? 1;
 } finally {
+  endIdle();
   rmSync(pauses, { recursive: true, force: true });
 }

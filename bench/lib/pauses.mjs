@@ -1,4 +1,5 @@
 // How long programs held their event loops up, as tools/peers/loop_monitor.mjs in them writes it.
+import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -20,4 +21,20 @@ export function longestPauses(file) {
     });
   }
   return [...longest.values()];
+}
+
+/**
+ * A program that does nothing, watched in the same way: what it sees is the machine's, not ours. Returns what ends it.
+ */
+export function startIdle(file) {
+  const words = [MONITOR_FLAG, "--eval", "setInterval(() => {}, 1000)"];
+  const env = { ...process.env, PEERS_PAUSES: file };
+  const child = spawn(process.execPath, words, { stdio: "ignore", env });
+  process.once("exit", () => child.kill("SIGKILL"));
+  return () => child.kill("SIGKILL");
+}
+
+/** A pause, in words. */
+export function pauseText({ ownMs, wholeMs }) {
+  return `${ownMs.toFixed(1)} ms (${wholeMs.toFixed(1)} ms with the time in which other programs had its processor)`;
 }
