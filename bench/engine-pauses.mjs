@@ -65,19 +65,19 @@ for (const name of chosen) {
       say(`${name.padEnd(14)} skipped: ${backend}`);
       continue;
     }
-    stop = backend.stop ?? stop;
+    stop = backend.stop;
     for (const kib of options.kib.split(",")) {
       const result = { adapter: name, ...measure(backend.adapter, kib, place) };
       results.push(result);
       if (options.json) continue;
       say(
-        `${name.padEnd(14)} ${String(kib).padStart(5)} KiB  store ${result.store_mib_s} MiB/s  load ${result.load_mib_s} MiB/s  ` +
+        `${name.padEnd(14)} ${kib.padStart(5)} KiB  store ${result.store_mib_s} MiB/s  load ${result.load_mib_s} MiB/s  ` +
           `failed ${result.failed}  missed ${result.missed}\n` +
           `${"".padEnd(25)} longest pause ${pauseText(result.pause)}; of a program that does nothing ${pauseText(result.idle)}`,
       );
     }
   } finally {
-    await stop();
+    stop();
     rmSync(place, { recursive: true, force: true });
   }
 }

@@ -1,12 +1,11 @@
 #!/usr/bin/env node
 // Bulk stores and loads of the hfbucket adapter against the test Hub (another process): megabytes a second, and how long
 // single turns of the event loop take meanwhile. node bench/hfbucket.mjs [--shapes 4x4096,16x1024,64x64] [--rounds 3]
-import { spawn } from "node:child_process";
 import { closeSync, openSync, readSync } from "node:fs";
-import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { createHfBucketAdapter, hfBucketConfigSchema } from "../packages/l2-hfbucket/dist/index.js";
 import { machineFacts, say } from "./lib/common.mjs";
+import { startHub } from "./lib/hub.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -62,14 +61,15 @@ function content(byteLength, seed) {
   return bytes;
 }
 
-const hub = spawn(process.execPath, [new URL("../tools/hub/serve.mjs", import.meta.url).pathname], {
-  stdio: ["ignore", "pipe", "inherit"],
-});
+const hub = await startHub();
 try {
-  const lines = createInterface({ input: hub.stdout })[Symbol.asyncIterator]();
-  const { value: endpoint } = await lines.next();
   say(machineFacts());
-  const options = { bucket_handle: "hf://buckets/bench/bucket", token_env: "", token: "hf_bench", endpoint };
+  const options = {
+    bucket_handle: "hf://buckets/bench/bucket",
+    token_env: "",
+    token: "hf_bench",
+    endpoint: hub.url,
+  };
   const config = { ...options, create_bucket_if_missing: true, num_workers: Number(values.workers) };
   const adapter = createHfBucketAdapter(hfBucketConfigSchema.parse(config));
   const log = { debug() {}, info() {}, warn: say, error: say };
@@ -124,6 +124,6 @@ try {
   await adapter.close();
   say(`rss ${(process.memoryUsage().rss / 1e6).toFixed(0)} MB`);
 } finally {
-  hub.kill();
+  hub.stop();
   closeSync(schedule);
 }
