@@ -2,7 +2,7 @@
 /**
  * The longest turn of the event loop while adapters store and load in bulk, without an engine.
  *
- *   node bench/adapter-pauses.mjs [--only fs,redis,nixl_store] [--seconds 5] [--calls 4] [--explain]
+ *   node bench/adapter-pauses.mjs [--only fs,redis,…] [--seconds 5] [--calls 4] [--explain]
  *                                 [--shapes 96x1024,64x4096,512x64]
  *
  * --calls is how many calls of one shape are under way together; --explain says what ran in the longest turns. redis needs
@@ -16,60 +16,11 @@ import { parseArgs } from "node:util";
 import { getRegisteredL2Adapter, objectKey } from "../packages/contracts/dist/index.js";
 import { openL1Pool } from "../packages/l1-memory/dist/index.js";
 import { machineFacts, say } from "./lib/common.mjs";
+import { backendNamed } from "./lib/l2-backends.mjs";
 import { parseShape } from "./lib/l2-contest.mjs";
 import { explainGaps } from "./lib/explain-gaps.mjs";
 import { turnsDuring } from "./lib/loop-turns.mjs";
-import { startRedis } from "./lib/redis.mjs";
 
-/** A directory for an adapter: `{ config, stateDir, end }`. */
-function inDirectory(configOf) {
-  const directory = mkdtempSync(join(tmpdir(), "cache-bench-pauses-"));
-  const stateDir = join(directory, "state");
-  mkdirSync(stateDir);
-  return {
-    config: configOf(join(directory, "data")),
-    stateDir,
-    end: () => rmSync(directory, { recursive: true, force: true }),
-  };
-}
-
-/** Room for four calls of the largest shape, each as good as stored twice. */
-const POOL = { pool_size: 160, file_size: 16 * 2 ** 20 };
-const NIXL = "../packages/l2-nixl/dist/index.js";
-
-/** name: its package, and a place for it: `{ config, stateDir, end }`. */
-const ADAPTERS = {
-  fs: {
-    module: "../packages/l2-fs/dist/index.js",
-    place: () => inDirectory((base_path) => ({ type: "fs", base_path })),
-  },
-  nixl_store: {
-    module: NIXL,
-    place: () =>
-      inDirectory((file_path) => ({
-        type: "nixl_store",
-        backend: "POSIX",
-        pool_size: POOL.pool_size,
-        backend_params: { file_path, use_direct_io: "false", file_size: POOL.file_size },
-      })),
-  },
-  nixl_store_dynamic: {
-    module: NIXL,
-    place: () =>
-      inDirectory((file_path) => ({
-        type: "nixl_store_dynamic",
-        backend: "POSIX",
-        backend_params: { file_path, use_direct_io: "false", max_capacity_gb: 8 },
-      })),
-  },
-  redis: {
-    module: "../packages/l2-redis/dist/index.js",
-    async place() {
-      const server = await startRedis();
-      return { config: { type: "redis", host: "127.0.0.1", port: server.port }, end: server.stop };
-    },
-  },
-};
 const { values: options } = parseArgs({
   options: {
     only: { type: "string", default: "fs,redis" },
@@ -117,9 +68,12 @@ async function churn(adapter, batch, counter, end) {
 }
 
 async function measure(name, shape) {
-  const { module, place } = ADAPTERS[name];
-  await import(new URL(module, import.meta.url).href);
-  const { config, stateDir = null, end } = await place();
+  const backend = backendNamed(name);
+  await import(new URL(`../packages/${backend.package}/dist/index.js`, import.meta.url).href);
+  const place = mkdtempSync(join(tmpdir(), "cache-bench-pauses-"));
+  const stateDir = join(place, "state");
+  mkdirSync(stateDir);
+  const { adapter: config, stop } = await backend.start(place);
   const poolBytes = calls * shape.keys * shape.kib * 1024;
   const pool = await openL1Pool({
     shmName: "",
@@ -165,7 +119,8 @@ async function measure(name, shape) {
     }
   } finally {
     await adapter.close();
-    await end();
+    stop();
+    rmSync(place, { recursive: true, force: true });
     await pool.close({ keep: false });
   }
 }

@@ -6,21 +6,21 @@
  *
  * --explain tells what ran in the longest pauses, and slows the engine down.
  * --peers is a Python environment with LMCache 0.5.6 (tools/peers/setup.sh; default .peers). What an adapter needs is
- * started here; one whose server or library is not there is skipped, with the reason. Build first.
+ * started here; redis needs a redis-server in the PATH. Build first.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { delimiter, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { machineFacts, peerEnvironment, ROOT, say } from "./lib/common.mjs";
-import { backends } from "./lib/l2-backends.mjs";
+import { backendNamed } from "./lib/l2-backends.mjs";
 import { longestPauses, MONITOR_FLAG, pauseText, startIdle } from "./lib/pauses.mjs";
 
 const { values: options } = parseArgs({
   options: {
     peers: { type: "string", default: process.env.CACHE_PEERS_DIR ?? join(ROOT, ".peers") },
-    only: { type: "string" },
+    only: { type: "string", default: "fs,redis,nixl_store,nixl_store_dynamic,hfbucket" },
     megabytes: { type: "string", default: "1024" },
     kib: { type: "string", default: "1024,64" },
     json: { type: "boolean", default: false },
@@ -28,7 +28,8 @@ const { values: options } = parseArgs({
   },
 });
 const peers = resolve(options.peers);
-const chosen = options.only?.split(",") ?? Object.keys(backends);
+// NIXL is found by the python3 in the PATH.
+process.env.PATH = `${join(peers, "bin")}${delimiter}${process.env.PATH}`;
 
 /** One engine, one adapter, one size of objects. */
 function measure(adapter, kib, place) {
@@ -54,17 +55,11 @@ function measure(adapter, kib, place) {
 
 const results = [];
 if (!options.json) say(machineFacts());
-for (const name of chosen) {
+for (const name of options.only.split(",")) {
   const place = mkdtempSync(join(tmpdir(), "cache-bench-pauses-"));
   let stop = () => {};
   try {
-    const start = backends[name];
-    if (start === undefined) throw new Error(`--only ${name}: there is ${Object.keys(backends).join(", ")}`);
-    const backend = await start(place, peers);
-    if (typeof backend === "string") {
-      say(`${name.padEnd(14)} skipped: ${backend}`);
-      continue;
-    }
+    const backend = await backendNamed(name).start(place);
     stop = backend.stop;
     for (const kib of options.kib.split(",")) {
       const result = { adapter: name, ...measure(backend.adapter, kib, place) };

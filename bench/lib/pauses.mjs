@@ -30,8 +30,12 @@ export function startIdle(file) {
   const words = [MONITOR_FLAG, "--eval", "setInterval(() => {}, 1000)"];
   const env = { ...process.env, PEERS_PAUSES: file };
   const child = spawn(process.execPath, words, { stdio: "ignore", env });
-  process.once("exit", () => child.kill("SIGKILL"));
-  return () => child.kill("SIGKILL");
+  const end = () => child.kill("SIGKILL");
+  process.once("exit", end);
+  return () => {
+    process.off("exit", end);
+    end();
+  };
 }
 
 /** A pause, in words. */
