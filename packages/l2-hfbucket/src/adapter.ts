@@ -11,6 +11,8 @@ const OPERATION_KEYS = 64;
 const BATCH_BYTES = 16 * 1024 * 1024;
 /** Calls that wait for the Hub beside each other, for each thread. */
 const CALLS_PER_THREAD = 4;
+/** What one thread packs in a call's time, also on a slow machine. */
+const OBJECT_BYTES_MAX = 256 * 1024 * 1024;
 /** A call that takes longer fails, in milliseconds. Loads and stores have nearer deadlines of their own. */
 const CALL_TIMEOUT_MS = 60_000;
 
@@ -36,6 +38,7 @@ export function createHfBucketAdapter(config: HfBucketConfig, _l1?: L1MemoryDesc
     concurrency: config.num_workers * CALLS_PER_THREAD,
     callTimeoutMs: CALL_TIMEOUT_MS,
     maxBatchKeys: OPERATION_KEYS,
+    maxObjectBytes: OBJECT_BYTES_MAX,
     batchKeys: OPERATION_KEYS,
     batchBytes: BATCH_BYTES,
     zeroCopyPut: true,

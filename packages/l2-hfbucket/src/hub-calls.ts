@@ -91,7 +91,7 @@ export class BucketCalls {
   }
 
   async #put(files: Given<"put">["files"], requests: HubRequests): Promise<PutOutcome[]> {
-    const blobs = files.map(({ path, bytes }) => ({ path, content: new Blob([bytes]) }));
+    const blobs = files.map(({ path, bytes }) => ({ path, content: new BytesBlob(bytes, requests.signal) }));
     try {
       await hub.uploadFiles({ ...this.#base(requests), files: blobs, abortSignal: requests.signal });
     } catch (error) {
@@ -170,6 +170,30 @@ export class BucketCalls {
     }
     if (part.length > 0) await sendPart(part, []);
     return null;
+  }
+}
+
+/** Bytes as a blob without a copy of them. Its stream breaks off with the signal, so that packing does, too. */
+class BytesBlob extends Blob {
+  readonly #bytes: Uint8Array;
+  readonly #signal: AbortSignal;
+
+  constructor(bytes: Uint8Array, signal: AbortSignal) {
+    super([]);
+    this.#bytes = bytes;
+    this.#signal = signal;
+    Object.defineProperty(this, "size", { value: bytes.length });
+  }
+
+  override stream(): ReturnType<Blob["stream"]> {
+    let at = 0;
+    const pull = async (controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> => {
+      await new Promise((resolve) => setImmediate(resolve)); // messages come in between
+      this.#signal.throwIfAborted();
+      if (at < this.#bytes.length) controller.enqueue(this.#bytes.subarray(at, (at += PART_BYTES)));
+      else controller.close();
+    };
+    return new ReadableStream({ pull }, { highWaterMark: 0 }) as ReturnType<Blob["stream"]>;
   }
 }
 
