@@ -9,12 +9,15 @@ export interface ThreadOptions {
   readonly entry: URL;
   /** A call that does not end so long after its abort costs its thread, in milliseconds. */
   readonly abortGraceMs: number;
+  /** A thread without calls ends after up to twice this time, but for one; in milliseconds. */
+  readonly idleMs: number;
 }
 
 /** The program is the build, also where sources run, since a thread has no TypeScript. */
 export const THREAD_DEFAULTS: ThreadOptions = {
   entry: new URL("../dist/hub-worker.js", import.meta.url),
   abortGraceMs: 5000,
+  idleMs: 60_000,
 };
 
 /** A call, and what to do with its parts. */
@@ -40,6 +43,8 @@ export class HubThread {
   readonly #pending = new Map<number, Pending>();
   readonly #abortGraceMs: number;
   readonly #onGone: (thread: HubThread) => void;
+  /** Calls since its owner set this to 0. */
+  callsSeen = 0;
   #nextId = 0;
   #ending = false;
 
@@ -74,6 +79,7 @@ export class HubThread {
     signal: AbortSignal,
   ): Promise<HubCalls[Name]["answer"]> {
     const id = this.#nextId++;
+    this.callsSeen++;
     let timer: NodeJS.Timeout | undefined;
     const onAbort = (): void => {
       this.#post({ id, abort: true });
@@ -150,6 +156,7 @@ export class HubThread {
 
   /** Ends it at once. */
   async end(): Promise<void> {
+    this.#ending = true;
     await this.#worker.terminate();
   }
 }

@@ -2,8 +2,6 @@ import { CacheError } from "@cache/contracts";
 import { HubThread, THREAD_DEFAULTS, type ThreadCall, type ThreadOptions } from "./hub-thread.ts";
 import type { CallName, HubCalls, ThreadSettings } from "./protocol.ts";
 
-/** A thread without calls ends after this time, but for one. In milliseconds. */
-const IDLE_MS = 60_000;
 /** Calls that compute; the others only wait for the Hub. */
 const HEAVY: ReadonlySet<CallName> = new Set<CallName>(["put", "get"]);
 
@@ -22,7 +20,7 @@ export class HubThreads {
     this.#settings = settings;
     this.#options = options;
     this.#most = most;
-    this.#idleTimer = setInterval(() => this.#endIdle(), IDLE_MS).unref();
+    this.#idleTimer = setInterval(() => this.#endIdle(), options.idleMs).unref();
   }
 
   /** Threads that run now. */
@@ -74,7 +72,8 @@ export class HubThreads {
 
   #endIdle(): void {
     for (const thread of [...this.#threads].slice(1)) {
-      if (thread.calls === 0) void thread.end();
+      if (thread.calls === 0 && thread.callsSeen === 0 && !thread.isEnding) void thread.end();
+      thread.callsSeen = 0;
     }
   }
 

@@ -17,9 +17,9 @@ const settings: ThreadSettings = { endpoint: "", bucketId: "", token: null, veri
 let threads: HubThreads;
 afterEach(() => threads.close());
 
-function start(most: number): void {
+function start(most: number, idleMs = 60_000): void {
   const entry = new URL(`data:text/javascript,${encodeURIComponent(SCRIPT)}`);
-  threads = new HubThreads(settings, most, { entry, abortGraceMs: 50 });
+  threads = new HubThreads(settings, most, { entry, abortGraceMs: 50, idleMs });
 }
 
 async function codeOf(work: Promise<unknown>): Promise<string> {
@@ -89,6 +89,20 @@ test("parts are taken one at a time, none after the abort, and an error of the t
     never,
   );
   expect(await codeOf(failing)).toBe("Error: no room");
+});
+
+test("threads without calls end, but for one; calls meanwhile go well", async () => {
+  start(3, 5);
+  const controllers = [1, 2, 3].map(() => new AbortController());
+  const gets = controllers.map(({ signal }) =>
+    codeOf(threads.call({ name: "get", given: { path: "", size: 0, hash: "" } }, signal)),
+  );
+  expect(threads.running).toBe(3);
+  for (const controller of controllers) controller.abort();
+  expect(await Promise.all(gets)).toEqual(["ABORTED", "ABORTED", "ABORTED"]);
+  await Promise.all(Array.from({ length: 5 }, ping));
+  while (threads.running > 1) expect(await ping()).toBeNull();
+  expect(await ping()).toBeNull();
 });
 
 test("nothing runs after close, and calls under way end with it", async () => {
