@@ -5,8 +5,8 @@ import { Turns } from "./turns.ts";
 
 /** Payload of one request, in bytes: small enough that nobody waits long for the library, large enough to pay. */
 const REQUEST_BYTES = 8 * 1024 * 1024;
-/** Pieces of one request. */
-const REQUEST_PIECES = 64;
+/** Pieces of one request: as many as the kernel queue of POSIX takes at once. */
+const REQUEST_PIECES = 256;
 /** Requests under way at a time: files are read while they are posted, objects are answered by a network. */
 const REQUESTS_AT_A_TIME: Readonly<Record<StoreKind, number>> = { file: 2, object: 32 };
 /** Bytes of the mark at the end of a buffer by which an object that arrived short is found out. */
