@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { type AdapterLog, CacheError, isCacheError } from "@cache/contracts";
 import { NixlAgent, NixlFailure, type Registration, type StoreKind } from "./agent.ts";
 import { isTrue } from "./config.ts";
-import { backendError, redactor } from "./errors.ts";
+import { backendError, isOnCommandLine, redactor } from "./errors.ts";
 import { loadNixl } from "./library.ts";
 import { Blocks, type L1Region } from "./memory.ts";
 import { Transfers } from "./transfers.ts";
@@ -60,6 +60,12 @@ export async function openBackend(options: BackendOptions): Promise<OpenedBacken
   const { backend, parameters, kind, l1, blockBytes, stallMs, log } = options;
   const library = loadNixl(options.library);
   const redact = redactor(parameters);
+  if (isOnCommandLine(parameters)) {
+    log.warn("credentials stand on the command line, where every user of this machine can read them", {
+      remedy:
+        "leave them out of backend_params: the plugin also reads the environment and ~/.aws/credentials",
+    });
+  }
   const agent = await NixlAgent.open({
     library,
     name: `cache-${process.pid}-${randomBytes(6).toString("hex")}`,

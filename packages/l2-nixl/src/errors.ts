@@ -4,12 +4,24 @@ import { NixlFailure } from "./agent.ts";
 /** Parameters whose values are secrets, whatever the plugin. */
 const SECRET_PARAMETER = /key|secret|token|password|credential|connection|sas/i;
 
-/** Takes the values of secret parameters out of text that comes from the library. */
-export function redactor(parameters: Readonly<Record<string, string>>): (text: string) => string {
-  const secrets = Object.entries(parameters)
+function secretsOf(parameters: Readonly<Record<string, string>>): string[] {
+  return Object.entries(parameters)
     .filter(([name, value]) => SECRET_PARAMETER.test(name) && value.length >= 4)
     .map(([, value]) => value)
     .sort((a, b) => b.length - a.length);
+}
+
+/** True if a secret parameter stands on the command line, where every user of the machine can read it. */
+export function isOnCommandLine(
+  parameters: Readonly<Record<string, string>>,
+  words: readonly string[] = process.argv,
+): boolean {
+  return secretsOf(parameters).some((secret) => words.some((word) => word.includes(secret)));
+}
+
+/** Takes the values of secret parameters out of text that comes from the library. */
+export function redactor(parameters: Readonly<Record<string, string>>): (text: string) => string {
+  const secrets = secretsOf(parameters);
   return (text) => secrets.reduce((clean, secret) => clean.replaceAll(secret, "***"), text);
 }
 

@@ -2,6 +2,7 @@ import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import { NixlAgent, NixlFailure } from "../src/agent.ts";
+import { isOnCommandLine, redactor } from "../src/errors.ts";
 import { findLibrary, loadNixl } from "../src/library.ts";
 import { L1Region } from "../src/memory.ts";
 import { mappedL1, temporaryDirectory } from "./support/fixtures.ts";
@@ -77,6 +78,15 @@ describe("where the library is", () => {
     process.env["CACHE_ENGINE_NO_KOFFI"] = "1";
     expect(() => loadNixl(path)).toThrow(/needs the npm package koffi.*npm install koffi/);
   });
+});
+
+test("secrets among the parameters are blotted out, and noticed on a command line", () => {
+  const parameters = { bucket: "kv-cache", secret_key: "abc/def", access_key: "AKID1234", token: "" };
+  expect(redactor(parameters)("AKID1234 may not read kv-cache with abc/def")).toBe(
+    "*** may not read kv-cache with ***",
+  );
+  expect(isOnCommandLine(parameters, ["node", '{"secret_key":"abc/def"}'])).toBe(true);
+  expect(isOnCommandLine(parameters, ["node", '{"bucket":"kv-cache"}'])).toBe(false);
 });
 
 describe.skipIf(library === null)("the library itself", () => {

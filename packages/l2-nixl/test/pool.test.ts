@@ -180,7 +180,7 @@ describe.skipIf(library === null)("a static pool", () => {
     expect(readdirSync(pool.directory).some((name) => name.startsWith("slots.map.damaged-"))).toBe(true);
   });
 
-  test("pages of an object that is deleted while it is read go to nobody until the read is done", async () => {
+  test("loads beside deletes and stores give an object or nothing", async () => {
     const pool = await newPool();
     const adapter = await pool.open();
     for (let n = 0; n < 6; n++) await storeOne(adapter, n, 2 * FILE_BYTES);

@@ -152,11 +152,67 @@ describe.skipIf(library === null)("an object store in trouble", () => {
     expect(adapter.status()).toMatchObject({ errors: { BACKEND_UNAVAILABLE: 2 } });
   });
 
+  test("a load settles when all pieces have ended, also if one failed at once", async () => {
+    const adapter = await open();
+    await storeOne(adapter, 1, BYTES); // two pieces
+    let release: () => void = () => undefined;
+    const released = new Promise<void>((resolve) => (release = resolve));
+    after(async () => release());
+    let refused = 0;
+    server.fault = (method, name) => {
+      if (method !== "GET" || !isFirst(name)) return null;
+      if (name === "obj_1") return { until: released };
+      refused++;
+      return { status: 403 };
+    };
+    const into = memory(BYTES);
+    let isSettled = false;
+    const loading = adapter
+      .load([{ key: key(1), byteLength: BYTES }], [into], never)
+      .finally(() => (isSettled = true));
+    loading.catch(() => undefined);
+    await until(() => refused > 0);
+    // Long enough for the library to report the failure.
+    for (let n = 10; n < 15; n++) {
+      await storeOne(adapter, n, BYTES);
+      expect(await isWhole(adapter, n, BYTES)).toBe(true);
+    }
+    expect(isSettled).toBe(false);
+    release();
+    await expect(loading).rejects.toMatchObject({ code: "BACKEND_UNAVAILABLE" });
+    into.bytes.fill(0x5a);
+    server.fault = () => null;
+    expect(await isWhole(adapter, 1, BYTES)).toBe(true);
+    expect(into.bytes.every((byte) => byte === 0x5a)).toBe(true);
+  });
+
+  test("pages of an object that is deleted while it is read go to nobody until the read is done", async () => {
+    const adapter = await open({ pool_size: 6 });
+    await storeOne(adapter, 1, BYTES);
+    let release: () => void = () => undefined;
+    const released = new Promise<void>((resolve) => (release = resolve));
+    after(async () => release());
+    server.fault = (method, name) => (method === "GET" && isFirst(name) ? { until: released } : null);
+    const into = memory(BYTES);
+    const loading = adapter.load([{ key: key(1), byteLength: BYTES }], [into], never);
+    await until(() => Number(adapter.status()["requests_in_flight"]) > 0);
+    expect((await adapter.delete?.([key(1)], never))?.has(0)).toBe(true);
+    await storeOne(adapter, 2, BYTES);
+    await storeOne(adapter, 3, BYTES);
+    await expect(storeOne(adapter, 4, BYTES)).rejects.toMatchObject({ code: "BACKEND_FULL" });
+    release();
+    expect((await loading).has(0) && isPattern(into.bytes, 1)).toBe(true);
+    await storeOne(adapter, 4, BYTES);
+    expect(await isWhole(adapter, 4, BYTES)).toBe(true);
+    expect(await loadOne(adapter, key(1), BYTES)).toBeNull();
+  });
+
   test("an aborted load settles when the server has answered, and not before", async () => {
     const adapter = await open({ request_timeout: 0.01 });
     await storeOne(adapter, 1, BYTES);
     let release: () => void = () => undefined;
     const released = new Promise<void>((resolve) => (release = resolve));
+    after(async () => release());
     server.fault = (method) => (method === "GET" ? { until: released } : null);
     const into = memory(BYTES);
     const controller = new AbortController();
@@ -184,6 +240,7 @@ describe.skipIf(library === null)("an object store in trouble", () => {
     await storeOne(adapter, 1, BYTES);
     let release: () => void = () => undefined;
     const released = new Promise<void>((resolve) => (release = resolve));
+    after(async () => release());
     server.fault = (method) => (method === "GET" ? { until: released } : null);
     const loading = adapter.load([{ key: key(1), byteLength: BYTES }], [memory(BYTES)], never);
     await until(() => Number(adapter.status()["requests_in_flight"]) > 0);

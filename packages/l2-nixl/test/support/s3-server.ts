@@ -56,6 +56,8 @@ export class S3Server {
       scheme: "http",
       region: "us-east-1",
       use_virtual_addressing: "false",
+      // By default the plugin has a thread for every two processors: one request that hangs would hold up all others.
+      num_threads: "8",
     };
   }
 
