@@ -124,10 +124,15 @@ def starts(report, server, label):
 def ends(report, server, load, label):
     """What all the trouble may not leave behind."""
     load.stop()
-    manager = server.status()["storage_manager"]
-    left = {"stuck": adapter(server)["gate"]["stuck"]["operations"], "in flight": adapter(server)["operations_in_flight"],
-            "detached": manager["l1_manager"]["detached_bytes"], "hand-outs": manager["l1_manager"]["open_hand_outs"]}
-    report.check(f"{label}: nothing is stuck, the process is the first", server.running() and not any(left.values()), left)
+
+    def left():
+        manager = server.status()["storage_manager"]
+        return {"stuck": adapter(server)["gate"]["stuck"]["operations"], "in flight": adapter(server)["operations_in_flight"],
+                "detached": manager["l1_manager"]["detached_bytes"], "hand-outs": manager["l1_manager"]["open_hand_outs"]}
+
+    # What was stored last may still be on its way to Redis.
+    wait_for(lambda: not any(left().values()), 20)
+    report.check(f"{label}: nothing is stuck, the process is the first", server.running() and not any(left().values()), left())
     report.equal(f"{label}: it ends on time", server.stop(), 0)
     server.destroy()
 

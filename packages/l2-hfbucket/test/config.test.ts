@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { renderOptionsTable } from "@cache/conformance";
+import { configCases, type InvalidConfig, renderOptionsTable } from "@cache/conformance";
 import { getRegisteredL2Adapter } from "@cache/contracts";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { createHfBucketAdapter } from "../src/adapter.ts";
@@ -46,7 +46,7 @@ test("LMCache's own keys are taken as they are", () => {
   expect(hfBucketConfigSchema.parse(options)).toMatchObject(options);
 });
 
-const invalid: [Record<string, unknown>, string, RegExp][] = [
+const invalid: InvalidConfig[] = [
   [
     { bucket_handle: undefined },
     "bucket_handle",
@@ -99,11 +99,8 @@ const invalid: [Record<string, unknown>, string, RegExp][] = [
   [{ verify_content: "no" }, "verify_content", /verify_content must be true or false/],
 ];
 
-test.each(invalid)("%j is refused with key %s and remedy", (options, key, message) => {
-  const parsed = hfBucketConfigSchema.safeParse({ bucket_handle: HANDLE, ...options });
-  expect(parsed.success).toBe(false);
-  expect(parsed.error?.issues.map((issue) => issue.message).join("; ")).toMatch(message);
-  expect(parsed.error?.issues.map((issue) => issue.path[0])).toContain(key);
+describe("each invalid option", () => {
+  configCases({ test, schema: hfBucketConfigSchema, valid: { bucket_handle: HANDLE }, invalid });
 });
 
 test("an unknown key is refused by name, and no message repeats a secret", () => {
