@@ -90,16 +90,18 @@ export class Transfers {
     return outcomes;
   }
 
+  // Byte by byte: for so few bytes that is quicker than two views of a buffer for each object.
   #setMark(into: Uint8Array | undefined, mark: Uint8Array): void {
     if (into === undefined) return;
-    const length = Math.min(mark.length, into.length);
-    into.set(mark.subarray(0, length), into.length - length);
+    const from = Math.max(0, into.length - mark.length);
+    for (let at = from; at < into.length; at++) into[at] = mark[at - from] ?? 0;
   }
 
   #hasMark(into: Uint8Array | undefined, mark: Uint8Array): boolean {
     if (into === undefined) return false;
-    const length = Math.min(mark.length, into.length);
-    return Buffer.compare(into.subarray(into.length - length), mark.subarray(0, length)) === 0;
+    const from = Math.max(0, into.length - mark.length);
+    for (let at = from; at < into.length; at++) if (into[at] !== mark[at - from]) return false;
+    return true;
   }
 
   async #run(
