@@ -49,6 +49,28 @@ describe("a path over HTTP", () => {
     await expect(ask(fs(path()))).rejects.toThrow(text);
   });
 
+  test("is spelled as the command line's adapter of that data spells it: one location", async () => {
+    const path = join(root, "alias", "kv");
+    const { adapter: configured } = await ask(fs(join(root, "inside", "kv")));
+    const spec = { ...configured.spec, own: { base_path: path } };
+    const discovery = { roots: [PACKAGES], allow: [], pathRoots: [root] };
+    for (const asked of [path, join(root, "inside", "kv")]) {
+      const { adapter } = await requestedAdapter(fs(asked), discovery, new Set(), [spec]);
+      expect(adapter.spec.own["base_path"]).toBe(path);
+    }
+  });
+
+  test("is refused wherever it lies if code is loaded from it", async () => {
+    const backend_params = { file_path: join(root, "nixl"), use_direct_io: "false", max_capacity_gb: 1 };
+    const nixl = { type: "nixl_store_dynamic", backend: "POSIX", backend_params };
+    expect((await ask({ ...nixl, library: "" })).adapter.spec.own["library"]).toBe("");
+    await expect(ask({ ...nixl, library: join(root, "inside", "object.data") })).rejects.toThrow(
+      /library: it names code to load/,
+    );
+    const plugin_dir = { ...backend_params, plugin_dir: join(root, "inside") };
+    await expect(ask({ ...nixl, backend_params: plugin_dir })).rejects.toThrow(/plugin_dir: it names code/);
+  });
+
   test("is refused without a root, in words that name the flag", async () => {
     await expect(ask(fs(join(root, "inside")), [])).rejects.toThrow(/base_path: .*--adapter-path-root/);
   });
@@ -70,6 +92,19 @@ describe("a path over HTTP", () => {
 });
 
 describe("a secret over HTTP", () => {
+  test.each([
+    [
+      { connection_string: "AccountName=a;AccountKey=hunter2==" },
+      /'backend_params.connection_string' carries/,
+    ],
+    [{ account_url: "https://a.blob.core.windows.net/?sv=1&sig=hunter2" }, /account_url' carries a secret/],
+  ])("is found among a backend's parameters: %j", async (params, text) => {
+    const backend_params = { container_name: "c", ...params };
+    await expect(
+      ask({ type: "nixl_store", backend: "AZURE_BLOB", pool_size: 4, backend_params }),
+    ).rejects.toThrow(text);
+  });
+
   test.each([
     [{ password: "hunter2" }, /'password' carries a secret.*use 'password_file'/],
     [{ url: "redis://me:hunter2@host:6379" }, /'url' carries a secret.*leave the user part out/],

@@ -391,6 +391,26 @@ test("secrets are masked, also in URLs, and names of places are not", () => {
   });
 });
 
+test("what signs a URL is masked, and keys of accounts", () => {
+  const masked = maskSecrets({
+    account_url: "https://a.blob.core.windows.net/c?sv=1&sig=x%2Fy&se=2",
+    connection_string: "AccountKey=x",
+    account_key: "x",
+  });
+  expect(masked).toEqual({
+    account_url: "https://a.blob.core.windows.net/c?sv=1&sig=***&se=2",
+    connection_string: "***",
+    account_key: "***",
+  });
+});
+
+test("masking a long text takes no longer than its length is worth", () => {
+  const texts = ["a".repeat(60_000), "?".repeat(60_000), `a://${"x".repeat(60_000)}`];
+  const start = performance.now();
+  maskSecrets(texts);
+  expect(performance.now() - start).toBeLessThan(1_000);
+});
+
 test("edit distance and nearest name", () => {
   expect(editDistance("kitten", "sitting")).toBe(3);
   expect(editDistance("", "abc")).toBe(3);

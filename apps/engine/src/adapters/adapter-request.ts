@@ -1,7 +1,7 @@
 import { CacheError, messageOf } from "@cache/contracts";
 import { type AdapterListing, listAdapters } from "@cache/discovery";
-import { lstatSync, realpathSync } from "node:fs";
-import { basename, dirname, isAbsolute, join, sep } from "node:path";
+import { lstat, realpath } from "node:fs/promises";
+import { basename, dirname, isAbsolute, join, resolve, sep } from "node:path";
 import { adapterSpec } from "../config/adapter-spec.ts";
 import type { AdapterSpec, EngineConfig } from "../config/engine-config.ts";
 import { maskSecrets } from "../config/mask.ts";
@@ -10,10 +10,16 @@ import { discoveryOptions, type ResolvedAdapter, resolveAdapter, schemaKeys } fr
 /** Keys whose texts are paths, whatever they look like. */
 const PATH_KEY =
   /(^|_)(path|paths|dir|dirs|directory|file|files|folder|root|library|socket|mount|device)$|(path|dir|file)name$/i;
+/** Keys whose texts name code to be loaded: nothing that can be written over the network may become a program. */
+const CODE_KEY =
+  /(^|_)(librar(y|ies)|lib|plugins?|modules?|executable|program|command|script|preload)(_(path|dir|file|name)s?)?$/i;
 /** A path below another option's: it must stay there. */
 const RELATIVE_KEY = /^relative_/i;
 /** Texts that lead to a file, under whatever key. */
 const PATH_TEXT = /^(\/|~|\.{1,2}(\/|$)|file:)/i;
+
+/** Time to look at a path, in milliseconds: a dead mount answers never, and the engine must not wait with it. */
+const LOOK_MS_MAX = 3_000;
 
 type Config = Readonly<Record<string, unknown>>;
 
@@ -27,22 +33,28 @@ export interface RequestedAdapter {
 
 /**
  * Checks the configuration of an adapter that comes over HTTP: its keys as at a start, and beyond that a type that
- * discovery lists, paths below a configured root, no secret in it.
+ * discovery lists, paths below a configured root, no secret and no code in it.
  *
  * @param taken ids that it does not get where it names none.
+ * @param configured adapters of the command line: a path of theirs is taken in their spelling, so that the same data
+ *   has the same location.
  * @throws CacheError `INVALID_CONFIG` naming key and fix, `ADAPTER_TYPE_UNKNOWN`, other errors of discovery.
  */
 export async function requestedAdapter(
   raw: Config,
   discovery: EngineConfig["discovery"],
   taken: ReadonlySet<string>,
+  configured: readonly AdapterSpec[] = [],
 ): Promise<RequestedAdapter> {
   const asked = adapterSpec(raw, taken);
   const listing = await listAdapters(discoveryOptions(discovery));
   assertListed(asked.type, listing);
   const { adapter: first } = await resolveAdapter(asked, listing, "adapter");
   assertNoSecret(asked, schemaKeys(first.registration.configSchema));
-  const own = realPaths(asked.own, asked.type, discovery.pathRoots) as Config;
+  const spelled = new Map<string, string>();
+  for (const { type, own } of configured) if (type === asked.type) await noteSpelling(own, spelled);
+  const rules = { type: asked.type, roots: discovery.pathRoots, spelled };
+  const own = (await realPaths(asked.own, rules)) as Config;
   const spec = { ...asked, own };
   const { adapter, warnings } = await resolveAdapter(spec, listing, "adapter");
   return { adapter, warnings, config: JSON.stringify({ ...raw, ...own, type: spec.type, id: spec.id }) };
@@ -102,17 +114,48 @@ function secretKey(config: Config): string | null {
   return null;
 }
 
-/** The value with every path in it made real, and held to lie below a root. */
-function realPaths(value: unknown, type: string, roots: readonly string[], key = ""): unknown {
-  if (Array.isArray(value)) return value.map((item) => realPaths(item, type, roots, key));
+/** Notes how a configuration writes each path, by the real path. */
+async function noteSpelling(value: unknown, spelled: Map<string, string>, key = ""): Promise<void> {
   if (typeof value === "object" && value !== null) {
-    return Object.fromEntries(
-      Object.entries(value).map(([name, item]) => [name, realPaths(item, type, roots, name)]),
-    );
+    for (const [name, item] of Object.entries(value))
+      await noteSpelling(item, spelled, Array.isArray(value) ? key : name);
   }
-  if (typeof value !== "string" || value === "") return value;
+  if (typeof value !== "string" || value === "" || RELATIVE_KEY.test(key)) return;
+  if (!PATH_KEY.test(key) && !PATH_TEXT.test(value)) return;
+  const path = resolve(value);
+  // What cannot be looked at cannot be asked for either.
+  const real = await inTime(realPath(path)).catch(() => path);
+  spelled.set(real, path);
+}
+
+interface PathRules {
+  readonly type: string;
+  readonly roots: readonly string[];
+  readonly spelled: ReadonlyMap<string, string>;
+}
+
+/** The value with every path in it made real, and held to lie below a root. */
+async function realPaths(value: unknown, rules: PathRules, key = ""): Promise<unknown> {
+  if (Array.isArray(value)) {
+    const items: unknown[] = [];
+    for (const item of value) items.push(await realPaths(item, rules, key));
+    return items;
+  }
+  if (typeof value === "object" && value !== null) {
+    const entries: [string, unknown][] = [];
+    for (const [name, item] of Object.entries(value))
+      entries.push([name, await realPaths(item, rules, name)]);
+    return Object.fromEntries(entries);
+  }
+  return typeof value === "string" && value !== "" ? await checkedText(value, rules, key) : value;
+}
+
+async function checkedText(value: string, { type, roots, spelled }: PathRules, key: string): Promise<string> {
   const refuse = (text: string): CacheError =>
     new CacheError("INVALID_CONFIG", `adapter ('${type}'): ${key}: ${text}`, { details: { type, key } });
+  if (CODE_KEY.test(key)) {
+    throw refuse("it names code to load, which is not taken over HTTP: configure this adapter at the start");
+  }
   if (RELATIVE_KEY.test(key)) {
     if (!isAbsolute(value) && !value.split(/[/\\]/).includes("..")) return value;
     throw refuse(`'${value}' leads out of the directory that it is relative to`);
@@ -126,35 +169,56 @@ function realPaths(value: unknown, type: string, roots: readonly string[], key =
   if (!isAbsolute(value)) throw refuse(`'${value}' must be an absolute path`);
   let real: string;
   try {
-    real = realPath(value);
+    real = await inTime(realPath(value));
   } catch (error) {
     throw refuse(`'${value}' cannot be looked at: ${messageOf(error)}`);
   }
-  if (roots.some((root) => isBelow(real, root))) return real;
+  for (const root of roots) {
+    if (await inTime(isBelow(real, root)).catch(() => false)) return spelled.get(real) ?? real;
+  }
   const really = real === value ? "" : ` (which is ${real})`;
   throw refuse(`'${value}'${really} lies below none of --adapter-path-root: ${roots.join(", ")}`);
 }
 
-/** A path without links, `.` and `..`; its last parts need not exist. */
-function realPath(path: string): string {
-  if (path.split("/").includes("..")) throw new Error("it must not contain '..'");
+/** What `look` finds. @throws Error if it takes longer than a living filesystem needs. */
+async function inTime<T>(look: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    const text = `its filesystem does not answer in ${LOOK_MS_MAX / 1_000} s; check the mount`;
+    timer = setTimeout(() => reject(new Error(text)), LOOK_MS_MAX);
+  });
   try {
-    return realpathSync(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT" || dirname(path) === path) throw error;
-    // Whoever writes through a link that leads nowhere makes what it names, wherever that is.
-    if (lstatSync(path, { throwIfNoEntry: false }) !== undefined)
-      throw new Error("it is a link that leads nowhere", { cause: error });
-    return join(realPath(dirname(path)), basename(path));
+    return await Promise.race([look, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 
-function isBelow(path: string, root: string): boolean {
-  let real: string;
+/** A path without links, `.` and `..`; its last parts need not exist. */
+async function realPath(path: string): Promise<string> {
+  if (path.split("/").includes("..")) throw new Error("it must not contain '..'");
   try {
-    real = realpathSync(root);
-  } catch {
-    return false;
+    return await realpath(path);
+  } catch (error) {
+    if (!isAbsence(error) || dirname(path) === path) throw error;
+    // Whoever writes through a link that leads nowhere makes what it names, wherever that is.
+    const isThere = await lstat(path).then(
+      () => true,
+      (problem: unknown) => {
+        if (isAbsence(problem)) return false;
+        throw problem;
+      },
+    );
+    if (isThere) throw new Error("it is a link that leads nowhere", { cause: error });
+    return join(await realPath(dirname(path)), basename(path));
   }
+}
+
+function isAbsence(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException).code === "ENOENT";
+}
+
+async function isBelow(path: string, root: string): Promise<boolean> {
+  const real = await realpath(root);
   return path === real || path.startsWith(real.endsWith(sep) ? real : real + sep);
 }

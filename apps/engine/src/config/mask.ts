@@ -1,9 +1,13 @@
-const SECRET_KEY = /pass(word|wd|phrase)?$|secret|token(?!s)|credential|private_?key|access_?key|api_?key/i;
+const SECRET_KEY =
+  /pass(word|wd|phrase)?$|secret|token(?!s)|credential|(private|access|api|account)_?key|connection_?string|_sas$/i;
 /** Keys that name where a secret is, not the secret. */
 const NAMES_A_PLACE = /(_env|_file|_path|_id)$/i;
-const URL_USERINFO = /([a-z][a-z0-9+.-]*:\/\/)([^\s/@]+)@/gi;
+// The bounds of both keep the time in proportion to the text's length.
+const URL_USERINFO = /([a-z][a-z0-9+.-]{0,31}:\/\/)([^\s/@]+)@/gi;
+/** Parts of a URL's query that sign or log in: Azure's `sig`, S3's `X-Amz-Signature`, tokens. */
+const URL_SECRETS = /([?&](?:sig|[^=&#\s]{0,64}(?:signature|token|secret|password|key))=)[^&#\s]+/gi;
 
-/** A copy to show: values of keys that hold secrets, and the user part of URLs, are replaced by `***`. */
+/** A copy to show: values of keys that hold secrets, the user part of URLs and what signs them, are replaced by `***`. */
 export function maskSecrets(value: unknown, key = ""): unknown {
   if (Array.isArray(value)) return value.map((item) => maskSecrets(item, key));
   if (typeof value === "object" && value !== null) {
@@ -11,5 +15,7 @@ export function maskSecrets(value: unknown, key = ""): unknown {
   }
   const secret = SECRET_KEY.test(key) && !NAMES_A_PLACE.test(key);
   if (secret && value !== null && value !== undefined && value !== "") return "***";
-  return typeof value === "string" ? value.replace(URL_USERINFO, "$1***@") : value;
+  return typeof value === "string"
+    ? value.replace(URL_USERINFO, "$1***@").replace(URL_SECRETS, "$1***")
+    : value;
 }

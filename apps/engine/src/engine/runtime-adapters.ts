@@ -55,7 +55,12 @@ export class RuntimeAdapters {
   async add(raw: Readonly<Record<string, unknown>>): Promise<AddedAdapter> {
     const { changes, core } = this.#manager;
     const { requestedAdapter } = await import("../adapters/adapter-request.ts");
-    const asked = await requestedAdapter(raw, this.#config.discovery, this.#takenIds());
+    const asked = await requestedAdapter(
+      raw,
+      this.#config.discovery,
+      this.#takenIds(),
+      this.#config.l2.adapters,
+    );
     const { spec } = asked.adapter;
     for (const warning of asked.warnings) core.log.warn(warning);
     const configured = this.#config.l2.adapters.find(({ id }) => id === spec.id);
@@ -69,8 +74,9 @@ export class RuntimeAdapters {
       const { adapter } = await changes.add(spec.id, make, asked.config);
       return { id: spec.id, type: spec.type, location: adapter.adapter.location };
     } catch (error) {
-      // Only if nothing is in it.
-      if (directory !== null) await rmdir(directory).catch(() => undefined);
+      // Only if nothing is in it; and an adapter that came although the journal could not be written keeps it.
+      const came = this.#manager.adapters.some(({ id }) => id === spec.id);
+      if (directory !== null && !came) await rmdir(directory).catch(() => undefined);
       throw error;
     }
   }

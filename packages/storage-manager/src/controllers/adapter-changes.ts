@@ -103,8 +103,9 @@ export class AdapterChanges {
       this.#core.record({ type: "adapter.added", id, base: setup.base ?? "", config });
       this.#tier.recordOpened(adapter);
       const unit = this.#tier.join(adapter);
-      this.#commit(`adapter '${id}' is open`);
+      // It is there also if that cannot be written now.
       this.#tier.keep(unit);
+      this.#commit(`adapter '${id}' is open`);
       this.#core.log.info("an adapter was added", { adapter: id, location: adapter.adapter.location });
       return unit;
     });

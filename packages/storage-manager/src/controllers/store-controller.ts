@@ -136,6 +136,8 @@ export class StoreController {
 
   /** An adapter that has taken nothing for so long must not keep L1 full of what waits for it. */
   #giveUpOverdue(): void {
+    // The number may be that of the same adapter, added again: what waits for that one is not ours to give up.
+    if (this.#stopped) return;
     const { options } = this.#core;
     const forMs = this.#core.now() - this.#failingSinceMs;
     if (this.#pauses < options.storeAttemptsMax || forMs < options.storeGiveUpMs || !this.#core.healthy)

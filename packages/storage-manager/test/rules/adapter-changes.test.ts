@@ -121,6 +121,22 @@ describe("an adapter that is added", () => {
     expect(ids(engine)).toEqual(["l2"]);
   });
 
+  it("is taken care of also where the journal fails just as it came", async () => {
+    const engine = await engineWith({ l2 });
+    const fresh = mockAdapter();
+    const { status } = fresh;
+    fresh.status = () => {
+      engine.journal.broken = true;
+      return status.call(fresh);
+    };
+    await expect(add(engine, "mock.2", fresh)).rejects.toSatisfy((error) => hasCode(error, "DEGRADED"));
+    fresh.status = status;
+    engine.journal.broken = false;
+    await engine.pass(5 * SECOND, SECOND);
+    expect(ids(engine)).toEqual(["l2", "mock.2"]);
+    expect(engine.manager.units[1]?.keeper.reconcile.completed).toBe(1);
+  });
+
   it("gets the number of the smallest account where all numbers are given", async () => {
     const engine = await engineWith({ l2 });
     for (let i = 2; i < 40; i++) {
@@ -299,6 +315,26 @@ describe("an adapter that is removed", () => {
     expect(engine.state.ledgers[0]).toMatchObject({ storedCount: 0, inDoubt: 0 });
     expect(await engine.fetch(1n, chat.lookup())).toBe(3);
     checkInvariants(engine);
+  });
+
+  it("leaves no timer that gives up what waits for the adapter of the same id after it", async () => {
+    const options = { storeAttemptsMax: 2, storeGiveUpMs: 10 * SECOND };
+    const engine = await engineWith({ l2 }, { options });
+    const failing = mockAdapter();
+    failing.store = () => Promise.reject(new Error("no route to host"));
+    await add(engine, "mock.2", failing);
+    await engine.store(1n, chat.range());
+    await engine.pass(8 * SECOND, 500);
+    await remove(engine, "mock.2", { timeoutMs: 0 });
+    const mended = mockAdapter();
+    await add(engine, "mock.2", mended);
+    await engine.manager.clear(true);
+    engine.manager.commit();
+    mended.control.hang("store");
+    await engine.store(1n, chat.range());
+    engine.events.splice(0);
+    await engine.pass(10 * SECOND, 500);
+    expect(engine.eventsOf("l2.store.given_up")).toEqual([]);
   });
 
   it("is known again when it comes back: objects of another layout are not taken for this one's", async () => {
