@@ -46,6 +46,8 @@ export class L2Keeper {
   readonly #seen = new Column(Uint32Array);
   #pass = 0;
   #stopped = false;
+  /** Ends a pause at once. */
+  readonly #pauses = new Set<() => void>();
   readonly #endObserving: () => void;
   #evicting = false;
   #tierBytes = 0;
@@ -86,8 +88,15 @@ export class L2Keeper {
   }
 
   async #pause(ms: number): Promise<void> {
+    if (this.#stopped) return;
     await new Promise<void>((resolve) => {
-      this.#core.clock.after(ms, resolve);
+      const end = (): void => {
+        cancel();
+        this.#pauses.delete(end);
+        resolve();
+      };
+      const cancel = this.#core.clock.after(ms, end);
+      this.#pauses.add(end);
     });
   }
 
@@ -105,6 +114,8 @@ export class L2Keeper {
   stop(): void {
     this.#stopped = true;
     this.#endObserving();
+    // Else what was seen in listings stays in memory up to the next one, long after the adapter has gone.
+    for (const end of this.#pauses) end();
   }
 
   /** Notes what the last process left in doubt. Call it before anything new is stored. */

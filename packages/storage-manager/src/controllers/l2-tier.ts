@@ -247,8 +247,9 @@ export class L2Tier {
   }
 }
 
-/** True while an operation of the adapter may still touch memory, or tell what it has stored. */
+/** True while an operation of the adapter may still touch memory, or tell what it has stored, or its close writes. */
 function isUnsettled({ adapter, store }: AdapterUnit): boolean {
+  if (adapter.gate.isClosing) return true;
   const { stuck, inFlight } = adapter.gate.status();
   return stuck.operations > 0 || store.inFlight > 0 || Object.values(inFlight).some((count) => count > 0);
 }

@@ -127,6 +127,10 @@ class Gate implements GuardedAdapter {
     return this.#breaker.state;
   }
 
+  get isClosing(): boolean {
+    return this.#lifetime.isClosing;
+  }
+
   canTry(): boolean {
     return this.#lifetime.phase === "open" && this.#breaker.canTry();
   }

@@ -32,6 +32,8 @@ export interface GuardedAdapter {
   readonly adapter: L2Adapter;
   /** Where the circuit breaker stands. */
   readonly breaker: BreakerState;
+  /** True while the adapter's own `close` has not ended, also past its deadline. */
+  readonly isClosing: boolean;
   /** True if an operation would be tried now: the adapter is open and the breaker lets it through. */
   canTry(): boolean;
   /** Connects. After a failure it may be called again once the first attempt has ended. */

@@ -38,6 +38,7 @@ export class AdapterLifetime {
   #phase: GatePhase = "new";
   #attempt: { readonly controller: AbortController; readonly ended: Promise<void> } | null = null;
   #closing: Promise<CloseReport> | null = null;
+  #closesRunning = 0;
 
   constructor(id: string, adapter: L2Adapter, options: GateOptions, recorder: GateRecorder) {
     this.#id = id;
@@ -120,7 +121,13 @@ export class AdapterLifetime {
     return { closed: error === null, stuck, error };
   }
 
+  /** True while the adapter's own `close` has not ended, whatever was reported: it may still write. */
+  get isClosing(): boolean {
+    return this.#closesRunning > 0;
+  }
+
   async #closeAdapter(): Promise<CacheError | null> {
+    this.#closesRunning++;
     try {
       await this.#adapter.close();
       return null;
@@ -128,6 +135,8 @@ export class AdapterLifetime {
       const error = asCacheError(this.#id, "close", thrown);
       this.#recorder.error("close", error);
       return error;
+    } finally {
+      this.#closesRunning--;
     }
   }
 

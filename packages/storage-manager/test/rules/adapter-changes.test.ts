@@ -337,6 +337,30 @@ describe("an adapter that is removed", () => {
     expect(engine.eventsOf("l2.store.given_up")).toEqual([]);
   });
 
+  it("keeps its data to itself until its close has ended", async () => {
+    const behind = await opened();
+    const slow = handleOn(behind, "place");
+    let end = (): void => {};
+    slow.close = () => new Promise((resolve) => (end = resolve));
+    const engine = await engineWith({ l2, fs: slow });
+    await remove(engine, "fs");
+    await expect(add(engine, "fs.2", handleOn(behind, "place"))).rejects.toThrow(/have not settled/);
+    end();
+    await engine.settle();
+    await add(engine, "fs.2", handleOn(behind, "place"));
+  });
+
+  it("leaves no observer and no timer", async () => {
+    const engine = await engineWith({ l2 });
+    const timers = engine.clock.waiting;
+    for (let i = 0; i < 5; i++) {
+      await add(engine, "mock.2", mockAdapter());
+      await engine.pass(5 * SECOND, SECOND);
+      await remove(engine, "mock.2");
+    }
+    expect(engine.clock.waiting).toBe(timers);
+  });
+
   it("is known again when it comes back: objects of another layout are not taken for this one's", async () => {
     const behind = await opened();
     const engine = await engineWith({ l2, fs: handleOn(behind, "place") });
