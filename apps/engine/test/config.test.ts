@@ -378,6 +378,8 @@ test("secrets are masked, also in URLs, and names of places are not", () => {
       aws_secret_access_key: "c",
       url: "redis://user:pw@host:1/0",
       nested: [{ api_key: "d", port: 1 }],
+      backend_params: { connection_string: "AccountKey=e", account_key: "f", access_key: "g" },
+      account_url: "https://a.blob.core.windows.net/?sv=1&sig=h%3D&se=2",
       username: "",
     }),
   ).toEqual({
@@ -387,6 +389,8 @@ test("secrets are masked, also in URLs, and names of places are not", () => {
     aws_secret_access_key: "***",
     url: "redis://***@host:1/0",
     nested: [{ api_key: "***", port: 1 }],
+    backend_params: { connection_string: "***", account_key: "***", access_key: "***" },
+    account_url: "https://a.blob.core.windows.net/?sv=1&sig=***&se=2",
     username: "",
   });
 });

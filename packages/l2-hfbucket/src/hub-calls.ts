@@ -81,7 +81,8 @@ export class BucketCalls {
     const found = await hub.pathsInfo({ ...this.#base(requests), paths: [...paths] });
     const byPath = new Map<string, ObjectFacts>();
     for (const { path, type, size, xetHash } of found) {
-      if (type !== "file") continue;
+      // Without bytes it is nobody's object, whatever hash it has: it must not spoil the others' answers.
+      if (type !== "file" || size === 0) continue;
       if (!Number.isSafeInteger(size) || size < 0 || xetHash === undefined || !XET_HASH.test(xetHash)) {
         throw new TypeError("an object without a size or a Xet hash");
       }

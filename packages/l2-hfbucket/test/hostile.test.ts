@@ -207,6 +207,27 @@ describe("a server that lies", () => {
     expect(hub.count("reconstruction")).toBe(1);
   });
 
+  test("a file without bytes, and without a hash, is a miss and no fault of its neighbours", async () => {
+    const { hub, adapter } = await withTwo();
+    const hash = hashOf(hub, 2);
+    hub.fault = ({ kind }) =>
+      kind === "paths-info"
+        ? {
+            rewrite: (body) => {
+              const items = JSON.parse(body.toString()) as { size: number; xetHash?: string }[];
+              for (const item of items) {
+                if (item.xetHash !== hash) continue;
+                item.size = 0;
+                delete item.xetHash;
+              }
+              return Buffer.from(JSON.stringify(items));
+            },
+          }
+        : null;
+    const found = await adapter.lookupAndLock([sized(1, SIZE), sized(2, SIZE)], never);
+    expect([...found.positions()]).toEqual([0]);
+  });
+
   test("another object's content, of the same length, is not served", async () => {
     const { hub, adapter, load } = await withTwo();
     const [first, second] = [hashOf(hub, 1), hashOf(hub, 2)];

@@ -1,5 +1,5 @@
 import { isCacheError } from "@cache/contracts";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, expect, test, vi } from "vitest";
 import { HubThreads } from "../src/hub-threads.ts";
 import type { ThreadSettings } from "../src/protocol.ts";
 import { never } from "./support/fixtures.ts";
@@ -8,6 +8,7 @@ import { never } from "./support/fixtures.ts";
 const SCRIPT = `
 import { parentPort } from "node:worker_threads";
 parentPort.on("message", ({ id, name, taken }) => {
+  if (name === "put") setTimeout(() => parentPort.postMessage({ id, answer: [] }), 20);
   if (name === "ping") parentPort.postMessage({ id, answer: null });
   if (name === "remove") process.exit(1);
   if (name === "get" || taken) parentPort.postMessage({ id, part: new Uint8Array(3) });
@@ -113,4 +114,19 @@ test("nothing runs after close, and calls under way end with it", async () => {
   expect(await ended).toBe("BACKEND_UNAVAILABLE");
   expect(await codeOf(ping())).toBe("ADAPTER_CLOSED");
   expect(threads.running).toBe(0);
+});
+
+test("no call goes to a thread that was idle and is being ended", async () => {
+  vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
+  try {
+    start(2);
+    const put = () => threads.call({ name: "put", given: { files: [] } }, never);
+    await Promise.all([put(), put()]);
+    expect(threads.started).toBe(2);
+    vi.advanceTimersByTime(60_000);
+    expect(await Promise.all([put(), put()])).toEqual([[], []]);
+    expect(threads.started).toBe(3);
+  } finally {
+    vi.useRealTimers();
+  }
 });

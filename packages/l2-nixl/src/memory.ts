@@ -63,7 +63,7 @@ export class Blocks {
   static readonly most = 128;
   readonly #agent: NixlAgent;
   readonly #free: Block[] = [];
-  readonly #waiting: { readonly count: number; readonly go: () => void }[] = [];
+  readonly #waiting: { readonly count: number; readonly go: (blocks: Block[]) => void }[] = [];
   readonly #base: number;
   readonly #byteLength: number;
   #registration: Registration | null = null;
@@ -90,10 +90,10 @@ export class Blocks {
   /** Runs `work` with so many blocks, at most {@link Blocks.most}, when they are free. */
   async use<T>(count: number, work: (blocks: readonly Block[]) => Promise<T>): Promise<T> {
     if (count > Blocks.most) throw new TypeError(`${count} blocks of ${Blocks.most}`);
-    if (this.#waiting.length > 0 || this.#free.length < count) {
-      await new Promise<void>((go) => this.#waiting.push({ count, go }));
-    }
-    const blocks = this.#free.splice(0, count);
+    const mustWait = this.#waiting.length > 0 || this.#free.length < count;
+    const blocks = mustWait
+      ? await new Promise<Block[]>((go) => this.#waiting.push({ count, go }))
+      : this.#free.splice(0, count);
     try {
       return await work(blocks);
     } finally {
@@ -102,12 +102,13 @@ export class Blocks {
     }
   }
 
+  /** Hands blocks to those who wait, in order. Here and now: who asks before they go on must not get the same ones. */
   #wake(): void {
-    const [next] = this.#waiting;
-    if (next === undefined || next.count > this.#free.length) return;
-    this.#waiting.shift();
-    next.go();
-    // Takers take in the turn that follows: the next one looks again when this one is done.
+    for (let [next] = this.#waiting; next !== undefined; [next] = this.#waiting) {
+      if (next.count > this.#free.length) return;
+      this.#waiting.shift();
+      next.go(this.#free.splice(0, next.count));
+    }
   }
 
   async close(): Promise<void> {
@@ -142,7 +143,8 @@ export function piecesOf(
       done += length;
     }
     if (done === body && used < range.byteLength) {
-      if (tail !== null && body < byteLength) {
+      if (body < byteLength) {
+        if (tail === null) throw new TypeError("no block for the last part of an object");
         const offset = range.offset + used;
         pieces.push({ address: tail, byteLength: block, offset, device: range.device });
       }

@@ -1,4 +1,4 @@
-import { constants, readFileSync, writeFileSync } from "node:fs";
+import { constants, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { CacheError } from "@cache/contracts";
 import { acquireFileLock, type FileLock } from "@cache/libc";
@@ -84,7 +84,14 @@ export class PoolFiles implements PoolPlace {
 
   async writeOwner(poolId: string): Promise<void> {
     // In place: the lock is on this very file.
-    writeFileSync(this.#ownerPath, `${poolId}\n`, { flag: "r+" });
+    const fd = await files.open(this.#ownerPath, constants.O_RDWR);
+    try {
+      await files.writeAt(fd, Buffer.from(`${poolId}\n`), 0);
+      // Before any data: after a power failure another owner's map must not find its id beside data of ours.
+      await files.fsync(fd);
+    } finally {
+      await closeQuietly(fd);
+    }
   }
 
   ranges(runs: readonly PageRun[]): Range[] {

@@ -116,6 +116,7 @@ export class SlotMap {
   #compacting: Promise<void> | null = null;
   #broken: string | null = null;
   #compactions = 0;
+  #closing = false;
   #closed = false;
 
   private constructor(options: SlotMapOptions, fd: number, size: number) {
@@ -147,6 +148,12 @@ export class SlotMap {
     return { bytes: this.#size, compactions: this.#compactions, broken: this.#broken };
   }
 
+  /** Why nothing can be appended any more; null if it can. */
+  get refusal(): CacheError | null {
+    const why = this.#closed ? "it is closed" : this.#broken;
+    return why === null ? null : this.#unwritable(why);
+  }
+
   /**
    * Appends records, in the order of the calls. They are in the file when it settles; then, before anything is waited
    * for, `entries` must be brought up to date.
@@ -155,8 +162,8 @@ export class SlotMap {
    */
   append(records: readonly MapRecord[]): Promise<void> {
     if (records.length === 0) return Promise.resolve();
-    const why = this.#closed ? "it is closed" : this.#broken;
-    if (why !== null) return Promise.reject(this.#unwritable(why));
+    const refusal = this.refusal;
+    if (refusal !== null) return Promise.reject(refusal);
     return new Promise((resolve, reject) => {
       this.#waiting.push({ bytes: Buffer.concat(records.map(encodeRecord)), resolve, reject });
       if (this.#waiting.length === 1) void this.#turns.take("later", () => this.#write());
@@ -205,7 +212,7 @@ export class SlotMap {
 
   #compactIfLarge(): void {
     const { compactBytes = COMPACT_BYTES } = this.#options;
-    if (this.#compacting !== null || this.#closed) return;
+    if (this.#compacting !== null || this.#closing) return;
     if (this.#size - this.#sizeWhenCompact < Math.max(compactBytes, this.#sizeWhenCompact)) return;
     this.#since = [];
     this.#compacting = this.#compact()
@@ -252,6 +259,7 @@ export class SlotMap {
   /** Ends it. `isClean`: all data is on the disk, so that the map counts also after the machine was off. */
   async close(isClean: boolean): Promise<void> {
     if (this.#closed) return;
+    this.#closing = true; // a file written anew after the end would take the place of the next owner's
     await this.#compacting;
     try {
       if (isClean && this.#broken === null) {

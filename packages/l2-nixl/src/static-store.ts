@@ -164,6 +164,16 @@ export class StaticStore implements ObjectStore {
 
   async store(items: readonly NamedObject[], ended: AbortSignal): Promise<(number | CacheError)[]> {
     const answers: (number | CacheError)[] = items.map(() => 0);
+    // A broken map may name pages of stores that failed: nothing may be written to any page any more.
+    const refusal = this.#openMap().refusal;
+    if (refusal !== null) {
+      return items.map(({ name, object }) => {
+        const { byteLength } = object.bytes;
+        const before = this.#entries.get(name)?.byteLength ?? null;
+        if (before === null) return refusal;
+        return before === byteLength ? 0 : this.#otherLength(before, byteLength);
+      });
+    }
     const fresh: { readonly i: number; readonly entry: PoolEntry }[] = [];
     const begun = new Map<string, number>();
     for (const [i, { name, key, object }] of items.entries()) {

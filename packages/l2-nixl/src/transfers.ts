@@ -169,7 +169,12 @@ export class Transfers {
     ended: AbortSignal,
   ): Promise<TransferOutcome> {
     if (this.#options.piecesTogether) return this.#request(operation, pieces, ended);
-    const outcomes = await Promise.all(pieces.map((piece) => this.#request(operation, [piece], ended)));
+    // Also where one could not even be made: the others may be writing into memory.
+    const settled = await Promise.allSettled(pieces.map((piece) => this.#request(operation, [piece], ended)));
+    const outcomes = settled.map((one) => {
+      if (one.status === "rejected") throw one.reason;
+      return one.value;
+    });
     return outcomes.find((outcome) => outcome !== "done") ?? "done";
   }
 
