@@ -1,7 +1,7 @@
 import { constants, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { CacheError } from "@cache/contracts";
-import { acquireFileLock, type FileLock } from "@cache/libc";
+import { type FileLock, lockDescriptor } from "@cache/libc";
 import type { NixlAgent, Registration } from "./agent.ts";
 import { backendError } from "./errors.ts";
 import { closeQuietly, errnoOf, files, forEachFile, FreeBytes } from "./files.ts";
@@ -41,9 +41,10 @@ export class PoolFiles implements PoolPlace {
     const { directory, directoryMode, shape } = this.#options;
     try {
       await files.mkdir(directory, directoryMode);
-      const fd = await files.open(this.#ownerPath, constants.O_CREAT | constants.O_RDWR, 0o600);
-      await files.close(fd);
-      this.#lock = await acquireFileLock(this.#ownerPath);
+      // For writing: NFS gives an exclusive lock on no other descriptor.
+      const flags = constants.O_CREAT | constants.O_RDWR | constants.O_NOFOLLOW;
+      const fd = await files.open(this.#ownerPath, flags, 0o600);
+      this.#lock = await lockDescriptor(fd, this.#ownerPath);
       await forEachFile(shape.containers, (i) => this.#openFile(i));
     } catch (error) {
       throw this.#explain(error);
@@ -84,14 +85,10 @@ export class PoolFiles implements PoolPlace {
 
   async writeOwner(poolId: string): Promise<void> {
     // In place: the lock is on this very file.
-    const fd = await files.open(this.#ownerPath, constants.O_RDWR);
-    try {
-      await files.writeAt(fd, Buffer.from(`${poolId}\n`), 0);
-      // Before any data: after a power failure another owner's map must not find its id beside data of ours.
-      await files.fsync(fd);
-    } finally {
-      await closeQuietly(fd);
-    }
+    if (this.#lock === null) throw new TypeError("the pool is not open");
+    await files.writeAt(this.#lock.fd, Buffer.from(`${poolId}\n`), 0);
+    // Before any data: after a power failure another owner's map must not find its id beside data of ours.
+    await files.fsync(this.#lock.fd);
   }
 
   ranges(runs: readonly PageRun[]): Range[] {

@@ -107,7 +107,14 @@ export class StaticStore implements ObjectStore {
     const poolId = isTakenUp && found !== null ? found.header.poolId : randomBytes(16).toString("hex");
     const header = { poolId, bootId: bootId(), isDurable, geometry };
     this.#map = await SlotMap.create({ directory: stateDir, header, entries: this.#entries, log });
-    if (!isTakenUp) await place.writeOwner(poolId);
+    if (isTakenUp) return;
+    try {
+      await place.writeOwner(poolId);
+    } catch (error) {
+      await this.#map.close(false);
+      this.#map = null;
+      throw backendError(error, "note whose pool it is in", location);
+    }
   }
 
   #readMap(): FoundMap | null {
