@@ -154,7 +154,7 @@ export class HubThread {
     this.#pending.clear();
   }
 
-  /** Ends it at once. A call that came to it meanwhile would be lost with it: it takes no more. */
+  /** Ends it at once. */
   async end(): Promise<void> {
     this.#ending = true;
     await this.#worker.terminate();

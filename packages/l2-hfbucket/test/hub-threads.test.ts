@@ -123,7 +123,7 @@ test("no call goes to a thread that was idle and is being ended", async () => {
     const put = () => threads.call({ name: "put", given: { files: [] } }, never);
     await Promise.all([put(), put()]);
     expect(threads.started).toBe(2);
-    vi.advanceTimersByTime(60_000);
+    vi.advanceTimersByTime(120_000);
     expect(await Promise.all([put(), put()])).toEqual([[], []]);
     expect(threads.started).toBe(3);
   } finally {
