@@ -1,5 +1,11 @@
-const SECRET_KEY =
-  /pass(word|wd|phrase)?$|secret|token(?!s)|credential|(private|access|api|account|shared)_?key|connection_?string|_sas$/i;
+const SECRET_KEY = new RegExp(
+  [
+    "pass(word|wd|phrase)?$",
+    "secret|token(?!s)|credential|connection_?string|_sas$",
+    "(private|access|api|account|shared)_?key",
+  ].join("|"),
+  "i",
+);
 /** Keys that name where a secret is, not the secret. */
 const NAMES_A_PLACE = /(_env|_file|_path|_id)$/i;
 // The bounds of both keep the time in proportion to the text's length.
