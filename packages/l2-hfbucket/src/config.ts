@@ -60,9 +60,10 @@ export const hfBucketConfigSchema = z.strictObject({
     .describe(`\`${HANDLE_FORM}\`: the bucket, and a folder in it.`),
   token_env: z
     .string({ error: "token_env must be a string: the name of an environment variable" })
-    .refine((value) => value === "" || /^[A-Za-z_][A-Za-z0-9_]*$/.test(value), {
+    .refine((value) => value === "" || /^(?!hf_)[A-Za-z_][A-Za-z0-9_]*$/.test(value), {
       error:
-        "token_env is no name of an environment variable (letters, digits, '_'): give the name, not the token",
+        "token_env is no name of an environment variable (letters, digits, '_'; a token begins with hf_): " +
+        "give the name, not the token",
     })
     .default("HF_TOKEN")
     .describe("Environment variable with the access token; wins over `token` if it is set. Empty: none."),

@@ -63,6 +63,7 @@ const invalid: InvalidConfig[] = [
   [{ bucket_handle: "hf://buckets/../b" }, "bucket_handle", /no part '\.' or '\.\.'/],
   [{ bucket_handle: "hf://buckets/team/b/../x" }, "bucket_handle", /no part '\.' or '\.\.'/],
   [{ token_env: 1 }, "token_env", /token_env must be a string: the name of an environment variable/],
+  [{ token_env: "hf_abcDEF" }, "token_env", /token_env is no name.*give the name, not the token/],
   [{ token_env: "hf_abc def" }, "token_env", /token_env is no name.*give the name, not the token/],
   [{ token: 1 }, "token", /token must be a string or null/],
   [{ token: "" }, "token", /token does not begin with hf_: use an access token/],
@@ -100,7 +101,9 @@ const invalid: InvalidConfig[] = [
 ];
 
 describe("each invalid option", () => {
-  configCases({ test, schema: hfBucketConfigSchema, valid: { bucket_handle: HANDLE }, invalid });
+  const valid = { bucket_handle: HANDLE };
+  const whole = invalid.map((one): InvalidConfig => [{ ...valid, ...one[0] }, one[1], one[2]]);
+  configCases({ test, schema: hfBucketConfigSchema, valid, invalid: whole });
 });
 
 test("an unknown key is refused by name, and no message repeats a secret", () => {
