@@ -186,8 +186,7 @@ export class NixlAdapter implements L2Adapter {
     return this.#operations.run(signal, async (ended) => {
       const found = new Bitmap(requests.length);
       const { positions, names } = this.#named(requests.map(({ key }) => key));
-      await this.#guard.whenNotDeleting(names);
-      for (const name of names) this.#guard.lock(name); // before the look, so that a delete in between finds it
+      await this.#guard.lockAll(names); // before the look, so that a delete in between finds them
       try {
         const asked = positions.map((i, n) => ({
           name: names[n] as string,

@@ -244,9 +244,8 @@ class RedisAdapter implements L2Adapter {
     return this.#operations.run(signal, async (ended) => {
       const found = new Bitmap(requests.length);
       const names = this.#names(requests.map(({ key }) => key));
-      await this.#guard.whenNotDeleting(names);
+      await this.#guard.lockAll(names);
       const asOf = this.#accounting.own.now();
-      for (const name of names) this.#guard.lock(name);
       try {
         const lengths = await this.#state().topology.run(
           names.map((name) => ["strlen", name]),

@@ -31,11 +31,14 @@ export class KeyGuard {
     this.#locks.clear();
   }
 
-  /** Waits while any of these keys is being deleted. */
-  async whenNotDeleting(names: readonly string[]): Promise<void> {
-    for (const name of names) {
-      for (let last = this.#deletes.get(name); last !== undefined; last = this.#deletes.get(name)) await last;
+  /** Takes a lock reference of each key, in a turn in which none of them is being deleted. */
+  async lockAll(names: readonly string[]): Promise<void> {
+    for (;;) {
+      const busy = names.find((name) => this.#deletes.has(name));
+      if (busy === undefined) break;
+      await this.#deletes.get(busy); // meanwhile the delete of another may begin
     }
+    for (const name of names) this.lock(name);
   }
 
   /**
