@@ -22,7 +22,7 @@ def main():
     assert layout.object_bytes == kib * 1024, layout.object_bytes
     server = Server("pauses", POOL_GB, l2=adapter)
     server.start()
-    client = RawClient(server.url, "pauses", layout, timeout=60)
+    client = RawClient(server.url, f"pauses-{kib}", layout, timeout=60)
     client.register()
     time.sleep(3)  # the start is no pause that anybody notices
     sequences = [Sequence(number, CHUNKS) for number in range(max(2, megabytes * 1024 // (CHUNKS * kib)))]
