@@ -15,6 +15,7 @@ describe("a folder of a bucket that is made by the first store, with a capacity"
   });
   afterAll(() => hub.close());
   l2AdapterSuite({
+    name: "hfbucket: test Hub",
     test: (name, run) => test(name, run, DEADLINE_MS + 5000),
     lawDeadlineMs: DEADLINE_MS,
     factory: async () => {

@@ -45,6 +45,7 @@ describe.skipIf(library === null)("static pool of objects, a small S3 server", (
   afterAll(() => server.stop());
   l2AdapterSuite({
     test,
+    name: "nixl: pool of objects (OBJ), our S3 server",
     factory: objects(
       () => server.parameters(),
       () => server.objects.clear(),
@@ -64,5 +65,10 @@ describe.skipIf(moto === null)("static pool of objects, moto", () => {
     () => server.parameters(),
     () => undefined,
   );
-  l2AdapterSuite({ test: patient, lawDeadlineMs: 80_000, factory });
+  l2AdapterSuite({
+    test: patient,
+    name: "nixl: pool of objects (OBJ), moto",
+    lawDeadlineMs: 80_000,
+    factory,
+  });
 });

@@ -58,7 +58,7 @@ function dynamic(
 }
 
 function suite(name: string, possible: boolean, factory: AdapterHarnessFactory): void {
-  describe.skipIf(!possible)(name, () => l2AdapterSuite({ test, factory }));
+  describe.skipIf(!possible)(name, () => l2AdapterSuite({ test, name: `nixl: ${name}`, factory }));
 }
 
 const isFound = library !== null;
