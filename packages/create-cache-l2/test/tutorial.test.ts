@@ -61,7 +61,8 @@ test("the tutorial's code makes an adapter that passes, is found, and packs", {
       target,
       `${process.execPath} ${join(ROOT, "apps/engine/bin/cache-engine.js")} adapters --adapter-root ..`,
     ),
-    sh(target, "npm pack --dry-run"),
+    // The list of files is a notice: printed also below `npm --silent test`.
+    sh(target, "npm pack --dry-run --loglevel notice"),
   ]);
   expect(report.code, shortened(report.out)).toBe(0);
   expect(report.out).toContain("## Conformance: cache-l2-depot 0.1.0, type `depot`");
