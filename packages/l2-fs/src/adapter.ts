@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
+import { abortedError, assertBuffers, type KeyListing, orAborted } from "@cache/adapter-kit";
 import {
   type AdapterLog,
   type AdapterStatus,
@@ -25,11 +26,11 @@ import type { FileOutcome, FileSettings } from "./file-job.ts";
 import { FileJobs } from "./file-jobs.ts";
 import { FileThreads } from "./file-threads.ts";
 import { backendError, type FsPort, nodeFsPort } from "./fs-port.ts";
-import { KeyListing } from "./listing.ts";
+import { directoryListing } from "./listing.ts";
 import { NameLocks } from "./name-locks.ts";
 import { encodeFileName, temporaryPrefix } from "./names.ts";
 import { failureOf, type NamedObject, ObjectFiles } from "./object-files.ts";
-import { allSettled, Operations, orAborted } from "./operations.ts";
+import { allSettled, Operations } from "./operations.ts";
 import { DirectoryScan, openTokens } from "./scan.ts";
 import type { Stop } from "./stop.ts";
 
@@ -79,7 +80,7 @@ class FsAdapter implements L2Adapter {
     this.#port = port;
     this.location = resolve(config.base_path);
     this.#capacity = new Capacity(port, this.location, config);
-    this.#listing = new KeyListing(port, this.location);
+    this.#listing = directoryListing(port, this.location);
     this.capabilities = Object.freeze({
       persistent: true,
       shared: true,
@@ -102,8 +103,8 @@ class FsAdapter implements L2Adapter {
       throw error;
     });
     // A dead network mount answers no call: the attempt ends all the same.
-    const message = `opening ${this.location} was ended early: its filesystem does not answer; check the mount`;
-    await orAborted(this.#opening, context.signal, message);
+    const text = `opening ${this.location} was ended early: its filesystem does not answer; check the mount`;
+    await orAborted(this.#opening, context.signal, () => new CacheError("ABORTED", text));
   }
 
   async #open({ log, id, signal }: OpenContext): Promise<void> {
@@ -112,7 +113,7 @@ class FsAdapter implements L2Adapter {
     const config = this.#config;
     const directory = await prepareDirectory(port, basePath, config, log);
     const hostToken = await readHostToken();
-    if (signal.aborted || this.#closing !== null) throw this.#operations.aborted();
+    if (signal.aborted || this.#closing !== null) throw abortedError();
     const openToken = randomBytes(4).toString("hex");
     openTokens().add(openToken);
     const prefix = temporaryPrefix(id, { hostToken, pid: process.pid, openToken });
@@ -300,7 +301,7 @@ class FsAdapter implements L2Adapter {
         this.#operations.countSuccess();
       });
       for (let i = 0; i < keys.length; i++) {
-        if (!stored.has(i) && !failed.has(i)) failed.set(i, this.#operations.aborted());
+        if (!stored.has(i) && !failed.has(i)) failed.set(i, abortedError());
       }
     });
     return { stored, failed, bytesTransferred };
@@ -325,7 +326,7 @@ class FsAdapter implements L2Adapter {
       });
       if (stop.isSet) {
         this.unlock(found.gather(requests.map(({ key }) => key)));
-        throw this.#operations.aborted();
+        throw abortedError();
       }
       await this.#settle(errors, found); // throws only if nothing was found, so no lock stays
     });
@@ -346,14 +347,7 @@ class FsAdapter implements L2Adapter {
   ): Promise<Bitmap> {
     const loaded = new Bitmap(requests.length);
     await this.#operations.run(signal, async (stop) => {
-      requests.forEach(({ byteLength }, i) => {
-        const bytes = into[i]?.bytes.byteLength;
-        if (bytes === byteLength) return;
-        throw new CacheError(
-          "INVALID_ARGUMENT",
-          `buffer ${i} has ${bytes} bytes for an object of ${byteLength}`,
-        );
-      });
+      assertBuffers(requests, into);
       const errors = await this.#forEachFile("read", requests, into, stop, (i, _name, outcome) => {
         if (outcome === "whole") loaded.set(i);
         else if (outcome === "other-length") this.#counts.length_mismatches++;

@@ -1,7 +1,7 @@
+import { OwnObjects } from "@cache/adapter-kit";
 import { type AdapterUsage, CacheError } from "@cache/contracts";
 import type { FsConfig } from "./config.ts";
 import type { FsPort } from "./fs-port.ts";
-import { OwnObjects } from "./own-objects.ts";
 
 const GIB = 1024 ** 3;
 /** The figure of free bytes is asked for again when it is older than this, in milliseconds. */

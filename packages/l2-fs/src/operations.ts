@@ -1,3 +1,4 @@
+import { abortedError } from "@cache/adapter-kit";
 import { type CacheErrorCode, CacheError } from "@cache/contracts";
 import { Stop } from "./stop.ts";
 
@@ -44,21 +45,6 @@ class Permits {
 export async function allSettled(work: readonly Promise<unknown>[]): Promise<void> {
   for (const settled of await Promise.allSettled(work)) {
     if (settled.status === "rejected") throw settled.reason;
-  }
-}
-
-/** Settles as `work` does, or with `ABORTED` as soon as the signal fires: `work` may never settle. */
-export async function orAborted(work: Promise<void>, signal: AbortSignal, message: string): Promise<void> {
-  let onAbort: () => void = () => undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(new CacheError("ABORTED", message));
-    if (signal.aborted) onAbort();
-    else signal.addEventListener("abort", onAbort, { once: true });
-  });
-  try {
-    await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener("abort", onAbort);
   }
 }
 
@@ -132,21 +118,13 @@ export class Operations {
 
   /** Throws `ABORTED` if the work is to end. */
   assertNotStopped(stop: Stop): void {
-    if (stop.isSet) throw this.aborted();
-  }
-
-  /** The error of work that ended early. */
-  aborted(): CacheError {
-    return new CacheError(
-      "ABORTED",
-      "the operation was ended early: its deadline passed, or the adapter closes",
-    );
+    if (stop.isSet) throw abortedError();
   }
 
   /** Runs one operation, told to stop when it is aborted and when the adapter closes; `end` waits for it. */
   async run<T>(signal: AbortSignal, work: (stop: Stop) => Promise<T>): Promise<T> {
     this.assertOpen();
-    if (signal.aborted) throw this.aborted();
+    if (signal.aborted) throw abortedError();
     const stop = new Stop();
     const onAbort = (): void => stop.set();
     signal.addEventListener("abort", onAbort);

@@ -3,11 +3,9 @@ import { execFileSync } from "node:child_process";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { decodeObjectKey, keyString } from "@cache/contracts";
-import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type FsPort, nodeFsPort } from "../src/fs-port.ts";
 import { decodeFileName, encodeFileName, temporaryPrefix } from "../src/names.ts";
-import { OwnObjects } from "../src/own-objects.ts";
 import {
   key,
   loadOne,
@@ -288,27 +286,4 @@ test("O_DIRECT falls back for a buffer or length that is not aligned, and says s
   expect([...flagsSeen].sort()).toEqual(["read buffered", "read direct", "write buffered", "write direct"]);
   expect(adapter.status()["odirect_fallbacks"]).toBe(4);
   expect(lines.filter((line) => line.message.includes("O_DIRECT"))).toHaveLength(1);
-});
-
-test("own objects are counted as a map would", () => {
-  const step = fc.tuple(fc.boolean(), fc.integer({ min: 0, max: 150 }), fc.integer({ min: 0, max: 99 }));
-  fc.assert(
-    fc.property(fc.array(step, { maxLength: 400 }), (steps) => {
-      const own = new OwnObjects();
-      const model = new Map<string, number>();
-      for (const [add, n, byteLength] of steps) {
-        const name = `name-${n}`;
-        if (add) {
-          own.add(name, `salt-${n % 3}`, byteLength);
-          model.set(name, byteLength);
-        } else {
-          expect(own.remove(name, `salt-${n % 3}`)).toBe(model.get(name) ?? 0);
-          model.delete(name);
-        }
-      }
-      expect(own.count).toBe(model.size);
-      expect(own.bytes).toBe([...model.values()].reduce((sum, bytes) => sum + bytes, 0));
-      expect([...own.bytesByCacheSalt().values()].reduce((sum, bytes) => sum + bytes, 0)).toBe(own.bytes);
-    }),
-  );
 });

@@ -1,7 +1,8 @@
+import { orAborted } from "@cache/adapter-kit";
 import { CacheError, isCacheError, type OpenContext } from "@cache/contracts";
 import type { ListedObject, NamedBytes, SimpleStore } from "@cache/simple-store";
 import type { HfBucketConfig } from "./config.ts";
-import { CopyTurns, orAborted, Turns } from "./copy-turns.ts";
+import { CopyTurns, Turns } from "./copy-turns.ts";
 import { FactsCache } from "./facts-cache.ts";
 import { errorOf } from "./failures.ts";
 import { HubThreads } from "./hub-threads.ts";

@@ -61,18 +61,3 @@ export class Turns {
     };
   }
 }
-
-/** Settles as `work` does, or with `ABORTED` as soon as the signal fires. */
-export async function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  let onAbort: () => void = () => undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(new CacheError("ABORTED", "the call was ended early: its deadline passed"));
-    if (signal.aborted) onAbort();
-    else signal.addEventListener("abort", onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener("abort", onAbort);
-  }
-}

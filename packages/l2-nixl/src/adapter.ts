@@ -1,4 +1,12 @@
 import {
+  abortedError,
+  assertBuffers,
+  assertPairs,
+  KeyGuard,
+  Operations,
+  orAborted,
+} from "@cache/adapter-kit";
+import {
   type AdapterLog,
   type AdapterStatus,
   type AdapterUsage,
@@ -16,9 +24,6 @@ import {
   type SizedKey,
 } from "@cache/contracts";
 import type { OpenedBackend } from "./backend.ts";
-import { abortedError, orAborted } from "./errors.ts";
-import { KeyGuard } from "./key-guard.ts";
-import { Operations } from "./operations.ts";
 import type { NamedObject, ObjectStore } from "./store.ts";
 
 /** What makes one type of the adapter. */
@@ -44,7 +49,7 @@ export class NixlAdapter implements L2Adapter {
   readonly location: string;
   readonly capabilities: L2Capabilities;
   readonly #kind: AdapterKind;
-  readonly #operations = new Operations();
+  readonly #operations = new Operations("nixl");
   readonly #guard = new KeyGuard();
   readonly #counts = {
     length_mismatches: 0,
@@ -122,19 +127,6 @@ export class NixlAdapter implements L2Adapter {
     return { positions, names };
   }
 
-  /** The verdict on keys of which some failed: an error if nothing was found, else what was found. */
-  #settle(errors: readonly CacheError[], answered: number): void {
-    const [first] = errors;
-    if (answered > 0) this.#operations.countSuccess();
-    for (const error of errors) this.#operations.countError(error);
-    if (first === undefined) return;
-    if (answered === 0) throw first;
-    this.#state().log.warn("some objects could not be reached and count as missing", {
-      failed: errors.length,
-      first: first.message,
-    });
-  }
-
   store(
     keys: readonly ObjectKey[],
     objects: readonly MemoryObj[],
@@ -199,7 +191,8 @@ export class NixlAdapter implements L2Adapter {
           else if (answer === "whole") found.set(positions[n] as number);
           else if (answer === "other-length") this.#counts.length_mismatches++;
         }
-        this.#settle(errors, answers.length - errors.length); // throws only if nothing was found
+        // Throws only if nothing was found: no lock stays.
+        this.#operations.settle(errors, answers.length - errors.length, this.#state().log);
       } finally {
         for (const [n, i] of positions.entries()) if (!found.has(i)) this.#guard.unlock(names[n] as string);
       }
@@ -213,15 +206,7 @@ export class NixlAdapter implements L2Adapter {
 
   load(requests: readonly SizedKey[], into: readonly MemoryObj[], signal: AbortSignal): Promise<Bitmap> {
     return this.#operations.run(signal, async (ended) => {
-      assertPairs("load", requests.length, into.length);
-      requests.forEach(({ byteLength }, i) => {
-        const bytes = into[i]?.bytes.byteLength;
-        if (bytes === byteLength) return;
-        throw new CacheError(
-          "INVALID_ARGUMENT",
-          `buffer ${i} has ${bytes} bytes for an object of ${byteLength}`,
-        );
-      });
+      assertBuffers(requests, into);
       const loaded = new Bitmap(requests.length);
       const { positions, names } = this.#named(requests.map(({ key }) => key));
       const items = positions.flatMap((i, n): (NamedObject & { readonly i: number })[] => {
@@ -244,7 +229,7 @@ export class NixlAdapter implements L2Adapter {
         }
       }
       if (loaded.count() > 0) this.#latencyMs.load = performance.now() - began;
-      this.#settle(errors, answers.length - errors.length);
+      this.#operations.settle(errors, answers.length - errors.length, this.#state().log);
       return loaded;
     });
   }
@@ -269,7 +254,7 @@ export class NixlAdapter implements L2Adapter {
           if (answer === true) gone.set(i);
           else errors.push(answer);
         }
-        this.#settle(errors, chosen.length - errors.length);
+        this.#operations.settle(errors, chosen.length - errors.length, this.#state().log);
       });
       return gone;
     });
@@ -316,9 +301,4 @@ export class NixlAdapter implements L2Adapter {
       ...this.#opened?.store.status(),
     };
   }
-}
-
-function assertPairs(operation: string, keys: number, objects: number): void {
-  if (keys === objects) return;
-  throw new CacheError("INVALID_ARGUMENT", `${operation} of ${keys} keys has ${objects} objects`);
 }

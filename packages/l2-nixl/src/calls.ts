@@ -1,4 +1,4 @@
-import type { ForeignFunction, ForeignLibrary } from "./koffi.ts";
+import type { ForeignFunction, ForeignLibrary } from "@cache/libc";
 
 /** Memory kinds of the C API (NIXL 1.5, `nixl_capi_mem_type_t`). */
 export const MEMORY = { dram: 0, object: 3, file: 4 } as const;

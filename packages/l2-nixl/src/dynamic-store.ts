@@ -1,3 +1,4 @@
+import { abortedError, KeyListing, OwnObjects } from "@cache/adapter-kit";
 import {
   type AdapterLog,
   type AdapterUsage,
@@ -9,14 +10,12 @@ import {
 } from "@cache/contracts";
 import type { NixlAgent, NixlFailure } from "./agent.ts";
 import { DirectoryScan } from "./directory-scan.ts";
-import { abortedError, backendError } from "./errors.ts";
+import { backendError } from "./errors.ts";
 import { closeQuietly, errnoOf, files, forEachFile, FreeBytes } from "./files.ts";
-import { KeyListing } from "./listing.ts";
 import type { Blocks, L1Region } from "./memory.ts";
 import { type MovingObject, moveObjects } from "./move-objects.ts";
 import { decodeFileName, encodeFileName, encodeModelName } from "./names.ts";
 import { ObjectFiles, type ObjectFilesOptions, type OpenFile } from "./object-files.ts";
-import { OwnObjects } from "./own-objects.ts";
 import type { Found, Loaded, NamedObject, ObjectStore } from "./store.ts";
 import type { TransferOutcome, Transfers } from "./transfers.ts";
 

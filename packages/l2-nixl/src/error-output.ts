@@ -1,4 +1,4 @@
-import type { Koffi } from "./koffi.ts";
+import type { Koffi } from "@cache/libc";
 
 /** Text that is kept of one window; what the library prints beyond it is lost. */
 const KEPT_BYTES = 16_384;

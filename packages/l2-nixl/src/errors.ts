@@ -59,26 +59,3 @@ export function backendError(error: unknown, action: string, place: string): Cac
   const details = error instanceof NixlFailure ? { nixlStatus: error.status } : { errno };
   return new CacheError(kind, `cannot ${action} ${place}: ${text}; ${remedy}`, { cause: error, details });
 }
-
-/** The error of work that ended early. */
-export function abortedError(): CacheError {
-  return new CacheError(
-    "ABORTED",
-    "the operation was ended early: its deadline passed, or the adapter closes",
-  );
-}
-
-/** Settles as `work` does, or with `ABORTED` as soon as the signal fires: `work` may take long. */
-export async function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  let onAbort: () => void = () => undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(abortedError());
-    if (signal.aborted) onAbort();
-    else signal.addEventListener("abort", onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener("abort", onAbort);
-  }
-}

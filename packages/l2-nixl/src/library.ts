@@ -2,9 +2,9 @@ import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { delimiter, dirname, join, resolve } from "node:path";
 import { CacheError, messageOf } from "@cache/contracts";
+import { type ForeignLibrary, type Koffi, loadKoffi } from "@cache/libc";
 import { bindCalls, type NixlCalls } from "./calls.ts";
 import { ErrorOutput } from "./error-output.ts";
-import { type ForeignLibrary, type Koffi, loadKoffi } from "./koffi.ts";
 
 /** Environment variable that names the library, or a folder that holds it. */
 export const LIBRARY_VARIABLE = "CACHE_NIXL_LIBRARY";

@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { abortedError, KeyListing } from "@cache/adapter-kit";
 import {
   type AdapterLog,
   type AdapterUsage,
@@ -11,8 +12,7 @@ import {
   type PageRequest,
   WIRE_NAMES,
 } from "@cache/contracts";
-import { abortedError, backendError } from "./errors.ts";
-import { KeyListing } from "./listing.ts";
+import { backendError } from "./errors.ts";
 import type { Blocks, L1Region } from "./memory.ts";
 import { type PageRun, Pages } from "./pages.ts";
 import type { PoolPlace, PoolShape } from "./pool-place.ts";

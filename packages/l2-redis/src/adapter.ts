@@ -1,4 +1,12 @@
 import {
+  abortedError,
+  assertBuffers,
+  assertPairs,
+  KeyGuard,
+  Operations,
+  orAborted,
+} from "@cache/adapter-kit";
+import {
   type AdapterStatus,
   type AdapterUsage,
   Bitmap,
@@ -19,11 +27,9 @@ import { Accounting } from "./accounting.ts";
 import { BulkClient } from "./bulk-client.ts";
 import { BulkRequest } from "./bulk-request.ts";
 import type { RedisConfig } from "./config.ts";
-import { abortedError, orAborted, redactor } from "./errors.ts";
-import { KeyGuard } from "./key-guard.ts";
+import { redactor } from "./errors.ts";
 import { listPage } from "./listing.ts";
 import { encodeWireKey } from "./names.ts";
-import { Operations } from "./operations.ts";
 import { OBJECT_BYTES_MAX, storeObjects, type WriterParts } from "./object-writer.ts";
 import { type Place, placeOf, readCredentials } from "./settings.ts";
 import { Topology } from "./topology.ts";
@@ -51,7 +57,7 @@ class RedisAdapter implements L2Adapter {
   readonly #config: RedisConfig;
   readonly #place: Place;
   readonly #accounting: Accounting;
-  readonly #operations = new Operations();
+  readonly #operations = new Operations("redis");
   readonly #guard = new KeyGuard();
   readonly #counts = { length_mismatches: 0, bytes_read: 0, bytes_written: 0 };
   #opened: Opened | null = null;
@@ -202,19 +208,6 @@ class RedisAdapter implements L2Adapter {
     else this.#counts.bytes_written += byteLength;
   }
 
-  /** The verdict on keys of which some failed: an error if nothing was found, else what was found. */
-  #settle(errors: readonly CacheError[], answered: number): void {
-    const [first] = errors;
-    if (answered > 0) this.#operations.countSuccess();
-    for (const error of errors) this.#operations.countError(error);
-    if (first === undefined) return;
-    if (answered === 0) throw first;
-    this.#state().log.warn("some objects could not be reached and count as missing", {
-      failed: errors.length,
-      first: first.message,
-    });
-  }
-
   store(
     keys: readonly ObjectKey[],
     objects: readonly MemoryObj[],
@@ -260,7 +253,8 @@ class RedisAdapter implements L2Adapter {
           else if (length === byteLength) found.set(i);
           else this.#counts.length_mismatches++;
         }
-        this.#settle(errors, lengths.length - errors.length); // throws only if nothing was found
+        // Throws only if nothing was found: no lock stays.
+        this.#operations.settle(errors, lengths.length - errors.length, this.#state().log);
       } finally {
         names.forEach((name, i) => {
           if (!found.has(i)) this.#guard.unlock(name);
@@ -276,15 +270,7 @@ class RedisAdapter implements L2Adapter {
 
   load(requests: readonly SizedKey[], into: readonly MemoryObj[], signal: AbortSignal): Promise<Bitmap> {
     return this.#operations.run(signal, async (ended) => {
-      assertPairs("load", requests.length, into.length);
-      requests.forEach(({ byteLength }, i) => {
-        const bytes = into[i]?.bytes.byteLength;
-        if (bytes === byteLength) return;
-        throw new CacheError(
-          "INVALID_ARGUMENT",
-          `buffer ${i} has ${bytes} bytes for an object of ${byteLength}`,
-        );
-      });
+      assertBuffers(requests, into);
       const loaded = new Bitmap(requests.length);
       const names = this.#names(requests.map(({ key }) => key));
       const asOf = this.#accounting.own.now();
@@ -299,7 +285,7 @@ class RedisAdapter implements L2Adapter {
         else if (request.outcome === "other-length") this.#counts.length_mismatches++;
         else if (request.error !== null) errors.push(request.error);
       }
-      this.#settle(errors, asked.length - errors.length);
+      this.#operations.settle(errors, asked.length - errors.length, this.#state().log);
       return loaded;
     });
   }
@@ -321,7 +307,7 @@ class RedisAdapter implements L2Adapter {
             this.#accounting.missing(names[i] as string);
           }
         }
-        this.#settle(errors, chosen.length - errors.length);
+        this.#operations.settle(errors, chosen.length - errors.length, this.#state().log);
       });
       return gone;
     });
@@ -368,9 +354,4 @@ class RedisAdapter implements L2Adapter {
       ...(watch?.status() ?? { reachable: false, latency_ms: null, servers: {}, scan: null }),
     };
   }
-}
-
-function assertPairs(operation: string, keys: number, objects: number): void {
-  if (keys === objects) return;
-  throw new CacheError("INVALID_ARGUMENT", `${operation} of ${keys} keys has ${objects} objects`);
 }

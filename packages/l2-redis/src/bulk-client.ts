@@ -1,11 +1,12 @@
 import { connect as connectTcp, type Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
+import { abortedError } from "@cache/adapter-kit";
 import { isCacheError } from "@cache/contracts";
 import type { OnRead } from "./bulk-connection.ts";
 import { BulkPool } from "./bulk-pool.ts";
 import type { BulkRequest } from "./bulk-request.ts";
 import type { NodeAddress } from "./config.ts";
-import { abortedError, backendError, type Redact } from "./errors.ts";
+import { backendError, type Redact } from "./errors.ts";
 import { addressText, type Credentials, type Place } from "./settings.ts";
 import { addressOf, type Topology } from "./topology.ts";
 

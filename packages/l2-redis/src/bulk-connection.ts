@@ -1,6 +1,6 @@
 import type { Socket } from "node:net";
+import { abortedError } from "@cache/adapter-kit";
 import type { BulkOutcome, BulkRequest } from "./bulk-request.ts";
-import { abortedError } from "./errors.ts";
 import { type Reply, RespError, RespReader } from "./resp-reader.ts";
 
 /** Bytes that one read may bring besides those that go straight into an object. */

@@ -1,8 +1,9 @@
 import type { Socket } from "node:net";
+import { abortedError, orAborted } from "@cache/adapter-kit";
 import type { CacheError } from "@cache/contracts";
 import { BulkConnection, type ConnectionEnd, HandshakeError, type OnRead } from "./bulk-connection.ts";
 import type { BulkRequest } from "./bulk-request.ts";
-import { abortedError, backendError, orAborted, type Redact, replyError } from "./errors.ts";
+import { backendError, type Redact, replyError } from "./errors.ts";
 
 /** Times a request may be the one at which its connection breaks. */
 const ATTEMPTS_MAX = 2;

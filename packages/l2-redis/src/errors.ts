@@ -66,26 +66,3 @@ export function backendError(error: unknown, action: string, location: string, r
     `cannot ${action} ${location}: ${text || "the connection was lost"}; check that the server runs and is reachable`,
   );
 }
-
-/** The error of work that ended early. */
-export function abortedError(): CacheError {
-  return new CacheError(
-    "ABORTED",
-    "the operation was ended early: its deadline passed, or the adapter closes",
-  );
-}
-
-/** Settles as `work` does, or with `ABORTED` as soon as the signal fires. */
-export async function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  let onAbort: () => void = () => undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(abortedError());
-    if (signal.aborted) onAbort();
-    else signal.addEventListener("abort", onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener("abort", onAbort);
-  }
-}

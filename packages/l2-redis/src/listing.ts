@@ -1,3 +1,4 @@
+import { orAborted } from "@cache/adapter-kit";
 import {
   CacheError,
   encodeObjectKey,
@@ -6,7 +7,6 @@ import {
   type KeyListPage,
   type PageRequest,
 } from "@cache/contracts";
-import { orAborted } from "./errors.ts";
 import { decodeWireKey, scanPattern } from "./names.ts";
 import type { Topology, TopologyNode } from "./topology.ts";
 

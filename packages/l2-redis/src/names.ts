@@ -1,38 +1,18 @@
-import { type ObjectKey, objectKey } from "@cache/contracts";
+import { type ObjectKey, WIRE_NAMES } from "@cache/contracts";
 
 /**
  * The key of an object in Redis: `M@R8@G@H[@S]`, with `prefix@` before it if there is one (LMCache 0.5.6, `resp` and
  * `valkey`). Different keys have different names: no part can hold `@`.
  */
 export function encodeWireKey(key: ObjectKey, prefix: string): string {
-  const { chunkHash, kvRank, objectGroupId, cacheSalt, modelName } = key;
-  const hash = Buffer.from(chunkHash.buffer, chunkHash.byteOffset, chunkHash.byteLength).toString("hex");
-  const rank = kvRank.toString(16).padStart(8, "0");
-  const head = prefix === "" ? "" : `${prefix}@`;
-  const salt = cacheSalt === "" ? "" : `@${cacheSalt}`;
-  return `${head}${modelName}@${rank}@${objectGroupId.toString(16)}@${hash}${salt}`;
+  const name = WIRE_NAMES.encode(key);
+  return prefix === "" ? name : `${prefix}@${name}`;
 }
 
 /** The object of a Redis key; null for one that {@link encodeWireKey} would not have named so. */
 export function decodeWireKey(name: string, prefix: string): ObjectKey | null {
-  if (prefix !== "" && !name.startsWith(`${prefix}@`)) return null;
-  const fields = (prefix === "" ? name : name.slice(prefix.length + 1)).split("@");
-  const [modelName, rank, group, hash, cacheSalt = ""] = fields;
-  if (fields.length > 5 || modelName === undefined || rank === undefined || group === undefined) return null;
-  if (hash === undefined || !/^[0-9a-f]{8}$/.test(rank) || !/^[0-9a-f]{1,8}$/.test(group)) return null;
-  if (!/^(?:[0-9a-f]{2})+$/.test(hash)) return null;
-  try {
-    const key = objectKey({
-      chunkHash: Buffer.from(hash, "hex"),
-      modelName,
-      kvRank: Number.parseInt(rank, 16),
-      objectGroupId: Number.parseInt(group, 16),
-      cacheSalt,
-    });
-    return encodeWireKey(key, prefix) === name ? key : null;
-  } catch {
-    return null; // somebody else's key that breaks a rule of ours
-  }
+  if (prefix === "") return WIRE_NAMES.decode(name);
+  return name.startsWith(`${prefix}@`) ? WIRE_NAMES.decode(name.slice(prefix.length + 1)) : null;
 }
 
 function escapeGlob(text: string): string {

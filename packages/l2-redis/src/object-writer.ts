@@ -1,3 +1,4 @@
+import { abortedError } from "@cache/adapter-kit";
 import {
   Bitmap,
   CacheError,
@@ -9,7 +10,6 @@ import {
 import type { Accounting } from "./accounting.ts";
 import type { BulkClient } from "./bulk-client.ts";
 import { BulkRequest } from "./bulk-request.ts";
-import { abortedError } from "./errors.ts";
 import type { Topology } from "./topology.ts";
 
 /** Redis's own bound for a value (`proto-max-bulk-len`), in bytes. */

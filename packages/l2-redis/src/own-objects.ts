@@ -1,14 +1,4 @@
-/** 53 bits of a key: two rounds of FNV-1a with different offsets. Never 0. */
-function fingerprint(name: string): number {
-  let low = 0x811c9dc5;
-  let high = 0x9747b28c;
-  for (let i = 0; i < name.length; i++) {
-    const unit = name.charCodeAt(i);
-    low = Math.imul(low ^ unit, 0x01000193);
-    high = Math.imul(high ^ unit, 0x85ebca6b) ^ (high >>> 13);
-  }
-  return (high & 0x1fffff) * 0x1_0000_0000 + (low >>> 0) || 1;
-}
+import { fingerprint } from "@cache/adapter-kit";
 
 /**
  * Which objects this process stored, and their lengths: for accounting alone, no lookup asks it. About 60 to 120 bytes

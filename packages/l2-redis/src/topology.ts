@@ -1,7 +1,8 @@
+import { abortedError, orAborted } from "@cache/adapter-kit";
 import { CacheError } from "@cache/contracts";
 import type { Cluster, Redis } from "ioredis";
 import type { NodeAddress } from "./config.ts";
-import { abortedError, backendError, orAborted, type Redact } from "./errors.ts";
+import { backendError, type Redact } from "./errors.ts";
 import { clusterSlot } from "./names.ts";
 import { addressText, type Credentials, type Place } from "./settings.ts";
 

@@ -8,3 +8,4 @@ export {
   lockDescriptor,
 } from "./file-lock.ts";
 export { type KernelCalls, kernelCalls, VIEW_BYTES_MAX } from "./kernel-calls.ts";
+export { type ForeignFunction, type ForeignLibrary, type Koffi, loadKoffi } from "./koffi.ts";

@@ -6,10 +6,22 @@ export interface ForeignFunction {
   async(...args: unknown[]): void;
 }
 
-/** The few parts of koffi (3.x: pointers are bigint) that this package uses. */
+/** A loaded shared library. */
+export interface ForeignLibrary {
+  func(definition: string): ForeignFunction;
+  /** The address of a variable. */
+  symbol(name: string, type: string): bigint;
+}
+
+/** The few parts of koffi (3.x: pointers are bigint) that we use. */
 export interface Koffi {
-  load(path: null): { func(definition: string): ForeignFunction };
+  /** The library at a path; the process itself for null. */
+  load(path: string | null): ForeignLibrary;
+  /** Memory at an address, without a copy. */
   view(address: bigint, length: number): ArrayBuffer;
+  /** Where a buffer lies. */
+  address(buffer: Uint8Array): bigint;
+  /** `errno` of this thread's last call. */
   errno(): number;
 }
 

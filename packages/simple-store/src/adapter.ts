@@ -1,3 +1,4 @@
+import { abortedError, assertBuffers, assertPairs, Operations, OwnObjects } from "@cache/adapter-kit";
 import {
   type AdapterLog,
   type AdapterStatus,
@@ -18,12 +19,10 @@ import {
 } from "@cache/contracts";
 import { groupsOf, type Placed } from "./groups.ts";
 import { Heartbeat } from "./heartbeat.ts";
-import { Lifecycle } from "./lifecycle.ts";
 import { KeyListing } from "./listing.ts";
 import { type HoldKind, NameLocks } from "./name-locks.ts";
 import { type Item, ObjectCalls, type ReadOutcome, type Scope } from "./object-calls.ts";
 import { type Settings, settingsOf, type SimpleAdapterOptions } from "./options.ts";
-import { OwnObjects } from "./own-objects.ts";
 import { lockedError, Room } from "./room.ts";
 import type { SimpleStore } from "./store.ts";
 import { StoreCalls } from "./store-calls.ts";
@@ -56,7 +55,7 @@ export class SimpleAdapter implements L2Adapter {
   readonly #store: SimpleStore;
   readonly #settings: Settings;
   readonly #errors: StoreErrors;
-  readonly #life: Lifecycle;
+  readonly #life: Operations;
   readonly #calls: StoreCalls;
   readonly #objects: ObjectCalls;
   readonly #listing: KeyListing;
@@ -77,7 +76,7 @@ export class SimpleAdapter implements L2Adapter {
     this.#errors = errors;
     this.location = settings.location;
     this.#room = new Room(settings, this.#own);
-    this.#life = new Lifecycle(settings.type, errors);
+    this.#life = new Operations(settings.type);
     this.#calls = new StoreCalls(settings.concurrency, settings.callTimeoutMs, errors);
     this.#objects = new ObjectCalls({ store, settings, calls: this.#calls, errors, own: this.#own });
     this.#heartbeat = new Heartbeat(store, settings.prefix, settings.callTimeoutMs, errors);
@@ -144,7 +143,7 @@ export class SimpleAdapter implements L2Adapter {
     await this.#life.end();
     await this.#opening?.catch(() => undefined);
     this.#listing.close();
-    this.#names.clearLocks();
+    this.#names.clear();
     if (!began) return;
     const idle = await Promise.all([
       this.#calls.whenIdle(CLOSE_GRACE_MS),
@@ -167,9 +166,7 @@ export class SimpleAdapter implements L2Adapter {
     if (keys > most) {
       throw new CacheError("INVALID_ARGUMENT", `${operation} of ${keys} keys: split it at ${most}`);
     }
-    if (keys !== buffers) {
-      throw new CacheError("INVALID_ARGUMENT", `${operation} of ${keys} keys has ${buffers} buffers`);
-    }
+    assertPairs(operation, keys, buffers);
   }
 
   /** The key's name in the store, or why it has none. */
@@ -225,7 +222,7 @@ export class SimpleAdapter implements L2Adapter {
   /** An error if nothing was found and something failed, else what was found: other keys' failures are logged. */
   #settle(operation: string, { bits, errors }: Findings, ended: AbortSignal): Bitmap {
     const found = bits.count() > 0;
-    if (ended.aborted && !found && bits.size > 0) throw this.#errors.aborted();
+    if (ended.aborted && !found && bits.size > 0) throw abortedError();
     const [first] = errors.filter(({ code }) => code !== "ABORTED");
     if (first === undefined) return bits;
     if (!found) throw first;
@@ -268,7 +265,7 @@ export class SimpleAdapter implements L2Adapter {
         });
       });
       for (let i = 0; i < keys.length; i++) {
-        if (!stored.has(i) && !failed.has(i)) failed.set(i, this.#errors.aborted());
+        if (!stored.has(i) && !failed.has(i)) failed.set(i, abortedError());
       }
     });
     this.#counts.bytes_stored += bytesTransferred;
@@ -323,7 +320,7 @@ export class SimpleAdapter implements L2Adapter {
       });
       if (ended.aborted) {
         this.unlock(findings.bits.gather(keys));
-        throw this.#errors.aborted();
+        throw abortedError();
       }
       return this.#settle("lookup", findings, ended); // throws only if nothing was found: no lock stays
     });
@@ -339,14 +336,7 @@ export class SimpleAdapter implements L2Adapter {
   load(requests: readonly SizedKey[], into: readonly MemoryObj[], signal: AbortSignal): Promise<Bitmap> {
     return this.#life.run(signal, async (ended) => {
       this.#checkBatch("load", requests.length, into.length);
-      requests.forEach(({ byteLength }, i) => {
-        const bytes = into[i]?.bytes.length;
-        if (bytes === byteLength) return;
-        throw new CacheError(
-          "INVALID_ARGUMENT",
-          `buffer ${i} has ${bytes} bytes for an object of ${byteLength}`,
-        );
-      });
+      assertBuffers(requests, into);
       const findings: Findings = { bits: new Bitmap(requests.length), errors: [] };
       const keys = requests.map(({ key }) => key);
       const { placed } = this.#plan(keys, (i) => into[i]?.bytes ?? NOTHING);

@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { abortedError } from "@cache/adapter-kit";
 import {
   CacheError,
   encodeObjectKey,
@@ -113,7 +114,7 @@ export class KeyListing {
       return page;
     } catch (error) {
       this.#end(listing);
-      throw signal.aborted ? this.#errors.aborted() : error;
+      throw signal.aborted ? abortedError() : error;
     } finally {
       listing.busy = false;
       signal.removeEventListener("abort", onAbort);
@@ -140,7 +141,7 @@ export class KeyListing {
     let onAbort = (): void => undefined;
     const ended = new Promise<never>((_, reject) => {
       timer = setTimeout(() => reject(this.#errors.timedOut("list", callTimeoutMs)), callTimeoutMs);
-      onAbort = () => reject(this.#errors.aborted());
+      onAbort = () => reject(abortedError());
       if (signal.aborted) onAbort();
       else signal.addEventListener("abort", onAbort, { once: true });
     });

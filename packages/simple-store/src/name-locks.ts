@@ -1,3 +1,5 @@
+import { LookupLocks } from "@cache/adapter-kit";
+
 /** Reads of a name exclude changes of it; changes exclude everything. */
 export type HoldKind = "read" | "change";
 
@@ -46,39 +48,12 @@ export class Hold {
 }
 
 /** Who may read or change which object now, in order of arrival; and the lock references of lookups. */
-export class NameLocks {
+export class NameLocks extends LookupLocks {
   readonly #names = new Map<string, NameState>();
-  readonly #locks = new Map<string, number>();
-
-  /** Names with a lock reference. */
-  get lockedCount(): number {
-    return this.#locks.size;
-  }
 
   /** Names that are being read or changed, or waited for. */
   get heldCount(): number {
     return this.#names.size;
-  }
-
-  isLocked(name: string): boolean {
-    return this.#locks.has(name);
-  }
-
-  /** Takes one lock reference. */
-  lock(name: string): void {
-    this.#locks.set(name, (this.#locks.get(name) ?? 0) + 1);
-  }
-
-  /** Drops one lock reference; nothing happens if there is none. */
-  unlock(name: string): void {
-    const references = this.#locks.get(name) ?? 0;
-    if (references > 1) this.#locks.set(name, references - 1);
-    else this.#locks.delete(name);
-  }
-
-  /** Drops all lock references. */
-  clearLocks(): void {
-    this.#locks.clear();
   }
 
   /** Waits for the right; null if the signal fires first. */

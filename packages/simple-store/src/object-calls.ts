@@ -1,7 +1,8 @@
+import { abortedError, type OwnObjects } from "@cache/adapter-kit";
 import { CacheError, isCacheError } from "@cache/contracts";
 import type { Hold } from "./name-locks.ts";
 import type { Settings } from "./options.ts";
-import { LearntLengths, type OwnObjects } from "./own-objects.ts";
+import { LearntLengths } from "./learnt-lengths.ts";
 import type { SimpleStore } from "./store.ts";
 import type { StoreCalls } from "./store-calls.ts";
 import type { StoreErrors } from "./store-errors.ts";
@@ -158,7 +159,7 @@ export class ObjectCalls {
     if (answer instanceof Error) return this.#parts.errors.wrap(answer, method);
     if (answer instanceof Uint8Array) {
       if (answer.length !== into.length) return "other-length";
-      if (signal.aborted) return this.#parts.errors.aborted();
+      if (signal.aborted) return abortedError();
       into.set(answer);
       return "whole";
     }
@@ -170,7 +171,7 @@ export class ObjectCalls {
     }
     let at = 0;
     for await (const part of answer) {
-      if (signal.aborted) throw this.#parts.errors.aborted();
+      if (signal.aborted) throw abortedError();
       if (!(part instanceof Uint8Array)) {
         return this.#parts.errors.misbehaved(method, `a stream of ${typeof part} in place of bytes`);
       }

@@ -1,7 +1,7 @@
+import type { OwnObjects } from "@cache/adapter-kit";
 import { CacheError } from "@cache/contracts";
 import type { Item } from "./object-calls.ts";
 import type { Settings } from "./options.ts";
-import type { OwnObjects } from "./own-objects.ts";
 
 /** The error of a store over a locked object of another length. */
 export function lockedError({ bytes }: Item, present: number): CacheError {

@@ -1,3 +1,4 @@
+import { abortedError } from "@cache/adapter-kit";
 import type { Hold } from "./name-locks.ts";
 import type { StoreErrors } from "./store-errors.ts";
 
@@ -69,7 +70,7 @@ export class StoreCalls {
     await this.#permit(call.signal);
     if (call.signal.aborted) {
       this.#release();
-      throw this.#errors.aborted();
+      throw abortedError();
     }
     const controller = new AbortController();
     let timedOut = false;
@@ -88,7 +89,7 @@ export class StoreCalls {
       return answer;
     } catch (error) {
       if (timedOut) throw this.#errors.timedOut(call.method, this.#timeoutMs);
-      if (call.signal.aborted) throw this.#errors.aborted();
+      if (call.signal.aborted) throw abortedError();
       answered = true;
       throw this.#errors.wrap(error, call.method);
     } finally {
@@ -117,7 +118,7 @@ export class StoreCalls {
   }
 
   #permit(signal: AbortSignal): Promise<void> {
-    if (signal.aborted) return Promise.reject(this.#errors.aborted());
+    if (signal.aborted) return Promise.reject(abortedError());
     if (this.#running < this.#concurrency) {
       this.#running++;
       return Promise.resolve();
@@ -125,7 +126,7 @@ export class StoreCalls {
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {
         this.#waiting.splice(this.#waiting.indexOf(begin), 1);
-        reject(this.#errors.aborted());
+        reject(abortedError());
       };
       const begin = (): void => {
         signal.removeEventListener("abort", onAbort);

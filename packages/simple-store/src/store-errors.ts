@@ -77,11 +77,4 @@ export class StoreErrors {
       { details: { method, timeoutMs } },
     );
   }
-
-  aborted(): CacheError {
-    return new CacheError(
-      "ABORTED",
-      "the operation was ended early: its deadline passed, or the adapter closes",
-    );
-  }
 }

@@ -13,7 +13,8 @@ const COMMENT_CHARACTERS_MAX = 200;
 /** Which of our packages a package's sources may import. Absent: an adapter, which has the contract alone. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "@cache/contracts": [],
-  "@cache/simple-store": ["@cache/contracts"],
+  "@cache/adapter-kit": ["@cache/contracts"],
+  "@cache/simple-store": ["@cache/adapter-kit", "@cache/contracts"],
   "create-cache-l2": [],
   "@cache/libc": ["@cache/contracts"],
   "@cache/journal": ["@cache/contracts", "@cache/libc"],
@@ -22,7 +23,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "@cache/lmcache-wire": ["@cache/contracts"],
   "@cache/conformance": ["@cache/contracts", "@cache/discovery"],
   // The kernel's lock keeps a second engine out of its pool.
-  "@cache/l2-nixl": ["@cache/contracts", "@cache/libc"],
+  "@cache/l2-nixl": ["@cache/adapter-kit", "@cache/contracts", "@cache/libc"],
   "@cache/storage-manager": ["@cache/contracts", "@cache/journal", "@cache/l1-memory"],
   "@cache/engine": [
     "@cache/contracts",
@@ -35,8 +36,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ],
 };
 
-/** An adapter: the contract, and what makes an adapter of a simple store; nothing else of ours. */
-const ADAPTER_MAY_IMPORT = ["@cache/contracts", "@cache/simple-store"];
+/** An adapter: the contract, the parts that adapters share, and what makes one of a simple store; nothing else of ours. */
+const ADAPTER_MAY_IMPORT = ["@cache/adapter-kit", "@cache/contracts", "@cache/simple-store"];
 
 interface Source {
   readonly path: string;

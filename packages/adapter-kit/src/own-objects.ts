@@ -1,5 +1,5 @@
-/** 53 bits of a name: two rounds of FNV-1a with different offsets. Never 0. */
-function fingerprint(name: string): number {
+/** 53 bits of a name, which cost a fraction of what it would: two rounds of FNV-1a with different offsets. Never 0. */
+export function fingerprint(name: string): number {
   let low = 0x811c9dc5;
   let high = 0x9747b28c;
   for (let i = 0; i < name.length; i++) {
@@ -11,7 +11,7 @@ function fingerprint(name: string): number {
 }
 
 /**
- * Which objects this process stored, and their lengths: for accounting alone, no lookup asks it. 32 to 64 bytes an
+ * Which objects this process stored, and their lengths: for accounting, not for lookups. 32 to 64 bytes an
  * object instead of the 200 and more of a `Map` of names. Open addressing; removal shifts back.
  */
 export class OwnObjects {
@@ -34,6 +34,12 @@ export class OwnObjects {
   /** A copy of the bytes of each `cache_salt`, positive entries only. */
   bytesByCacheSalt(): Map<string, number> {
     return new Map(this.#bytesBySalt);
+  }
+
+  /** The length under which an object was noted last. */
+  lengthOf(name: string): number | undefined {
+    const slot = this.#slot(fingerprint(name));
+    return this.#prints[slot] === 0 ? undefined : this.#lengths[slot];
   }
 
   #slot(print: number): number {

@@ -1,5 +1,6 @@
-import { CacheError, type CacheErrorCode } from "@cache/contracts";
-import { abortedError } from "./errors.ts";
+import { setMaxListeners } from "node:events";
+import { type AdapterLog, CacheError, type CacheErrorCode } from "@cache/contracts";
+import { abortedError } from "./early-end.ts";
 
 /** Errors in a row after which the adapter calls itself unhealthy. */
 const FAILURES_MAX = 3;
@@ -7,6 +8,7 @@ const BACKEND_CODES: ReadonlySet<CacheErrorCode> = new Set(["BACKEND_UNAVAILABLE
 
 /** The operations of one adapter: not before open, not after close; ended early by close; errors counted. */
 export class Operations {
+  readonly #type: string;
   #state: "new" | "open" | "closed" = "new";
   #inFlight = 0;
   #idle: (() => void) | null = null;
@@ -14,12 +16,18 @@ export class Operations {
   readonly #closing = new AbortController();
   readonly #errors = new Map<CacheErrorCode, number>();
 
+  /** @param type the adapter's, for messages. */
+  constructor(type: string) {
+    this.#type = type;
+    setMaxListeners(0, this.closing);
+  }
+
   /** True between {@link begin} and {@link end}. */
   get isOpen(): boolean {
     return this.#state === "open";
   }
 
-  /** True unless the last calls all failed for the server's sake. */
+  /** True unless the last calls all failed for the backend's sake. */
   get isHealthy(): boolean {
     return this.isOpen && this.#failedInARow < FAILURES_MAX;
   }
@@ -27,6 +35,11 @@ export class Operations {
   /** Operations that have not settled. */
   get inFlight(): number {
     return this.#inFlight;
+  }
+
+  /** Fires when the adapter closes. */
+  get closing(): AbortSignal {
+    return this.#closing.signal;
   }
 
   /** Errors since open, by code. */
@@ -53,16 +66,34 @@ export class Operations {
     return error;
   }
 
-  /** Notes that the server answered. */
+  /** Notes that the backend answered. */
   countSuccess(): void {
     this.#failedInARow = 0;
   }
 
-  /** Throws `ADAPTER_CLOSED` unless operations may run. */
-  assertOpen(): void {
-    if (this.#state === "open") return;
+  /**
+   * Counts what a batch came to, of which some keys may have failed.
+   *
+   * @param answered keys on which the backend answered.
+   * @throws CacheError the first error if none did; else what failed counts as missing, and the log says so.
+   */
+  settle(errors: readonly CacheError[], answered: number, log: AdapterLog): void {
+    const [first] = errors;
+    if (answered > 0) this.countSuccess();
+    for (const error of errors) this.countError(error);
+    if (first === undefined) return;
+    if (answered === 0) throw first;
+    log.warn("some objects could not be reached and count as missing", {
+      failed: errors.length,
+      first: first.message,
+    });
+  }
+
+  /** @throws CacheError `ADAPTER_CLOSED` after close; before open too, unless `orNew`. */
+  assertOpen(orNew = false): void {
+    if (this.#state === "open" || (orNew && this.#state === "new")) return;
     const what = this.#state === "new" ? "was used before open; open it first" : "is closed; make a new one";
-    throw new CacheError("ADAPTER_CLOSED", `the redis adapter ${what}`);
+    throw new CacheError("ADAPTER_CLOSED", `the ${this.#type} adapter ${what}`);
   }
 
   /** Runs one operation under its caller's signal and the adapter's own; `end` waits for it. */
@@ -71,14 +102,15 @@ export class Operations {
     if (signal.aborted) throw abortedError();
     this.#inFlight++;
     const ended = new AbortController();
+    setMaxListeners(0, ended.signal); // every call of the operation may listen
     const end = (): void => ended.abort();
     signal.addEventListener("abort", end, { once: true });
-    this.#closing.signal.addEventListener("abort", end, { once: true });
+    this.closing.addEventListener("abort", end, { once: true });
     try {
       return await work(ended.signal);
     } finally {
       signal.removeEventListener("abort", end);
-      this.#closing.signal.removeEventListener("abort", end);
+      this.closing.removeEventListener("abort", end);
       if (--this.#inFlight === 0) this.#idle?.();
     }
   }

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { KeyGuard } from "../src/key-guard.ts";
+import { KeyGuard } from "../src/index.ts";
 
 test("locks are taken when no key of the batch is being deleted, also where a delete begins meanwhile", async () => {
   const guard = new KeyGuard();

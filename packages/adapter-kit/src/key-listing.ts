@@ -84,10 +84,8 @@ export class KeyListing {
       fresh = [];
     };
     for await (const name of this.#source.names()) {
-      if (++seen % SORT_NAMES === 0) {
-        await new Promise((resolve) => setImmediate(resolve));
-        checkStopped();
-      }
+      checkStopped();
+      if (++seen % SORT_NAMES === 0) await new Promise((resolve) => setImmediate(resolve));
       if (name <= after || !name.startsWith(prefix)) continue;
       if (names.length === WINDOW_NAMES && name > (names.at(-1) ?? "")) {
         complete = false;
@@ -104,8 +102,7 @@ export class KeyListing {
    * One page; it may have fewer entries than asked for and still be followed by another.
    *
    * @param checkStopped throws when the listing is to end early.
-   * @throws CacheError `INVALID_ARGUMENT` for a page size or token out of bounds, or `AMBIGUOUS_NAME` for a model name
-   *   that has no names.
+   * @throws CacheError `INVALID_ARGUMENT` for a page size or token out of bounds, or what the source throws.
    */
   async page(request: PageRequest, checkStopped: () => void): Promise<KeyListPage> {
     const { modelName, pageSize, pageToken } = request;

@@ -1,35 +1,9 @@
-/** Who may change or delete which object: one change of a key at a time, no delete while a lookup lock is held. */
-export class KeyGuard {
+import { LookupLocks } from "./lookup-locks.ts";
+
+/** Who may change or delete which key: one change of a key at a time, no delete while a lookup lock is held. */
+export class KeyGuard extends LookupLocks {
   readonly #changes = new Map<string, Promise<void>>();
   readonly #deletes = new Map<string, Promise<void>>();
-  readonly #locks = new Map<string, number>();
-
-  /** Number of keys with a lock. */
-  get lockedCount(): number {
-    return this.#locks.size;
-  }
-
-  /** True if a lookup holds a lock on this key. */
-  isLocked(name: string): boolean {
-    return this.#locks.has(name);
-  }
-
-  /** Takes one lock reference. */
-  lock(name: string): void {
-    this.#locks.set(name, (this.#locks.get(name) ?? 0) + 1);
-  }
-
-  /** Drops one lock reference; nothing happens if there is none. */
-  unlock(name: string): void {
-    const count = this.#locks.get(name) ?? 0;
-    if (count > 1) this.#locks.set(name, count - 1);
-    else this.#locks.delete(name);
-  }
-
-  /** Drops all lock references. */
-  clear(): void {
-    this.#locks.clear();
-  }
 
   /** Takes a lock reference of each key, in a turn in which none of them is being deleted. */
   async lockAll(names: readonly string[]): Promise<void> {
