@@ -197,7 +197,7 @@ describe("open", () => {
     const port: typeof nodeFsPort = { ...nodeFsPort, stat: () => new Promise(() => undefined) };
     const adapter = createFsAdapter(fsConfigSchema.parse({ base_path: "/nowhere" }), noL1, port);
     const controller = new AbortController();
-    const opening = adapter.open(openContext([], "fs", controller.signal));
+    const opening = adapter.open(openContext([], { signal: controller.signal }));
     controller.abort();
     await expect(opening).rejects.toMatchObject({ code: "ABORTED" });
   });

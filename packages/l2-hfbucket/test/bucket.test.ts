@@ -7,7 +7,7 @@ import { type XetChunk, xet } from "../src/hub-library.ts";
 import {
   BUCKET,
   key,
-  loadOne,
+  loadNth,
   type LogLine,
   memory,
   never,
@@ -88,13 +88,13 @@ test("an object that another client cut into other chunks is loaded; under a has
   hub.cas.putFile(hash, [term(0, 2), term(2, 5)]);
   const file = { size: bytes.length, xetHash: hash, uploadedAt: new Date().toISOString() };
   hub.buckets.files(BUCKET)?.set(nameOf(1), file);
-  expect(bytes.equals((await loadOne(adapter, 1, bytes.length)) ?? Buffer.alloc(0))).toBe(true);
+  expect(bytes.equals((await loadNth(adapter, 1, bytes.length)) ?? Buffer.alloc(0))).toBe(true);
   // Under a hash that is not its own it is not served, unless nobody looks.
   hub.cas.putFile("cd".repeat(32), [term(0, 5)]);
   hub.buckets.files(BUCKET)?.set(nameOf(1), { ...file, xetHash: "cd".repeat(32) });
-  await expect(loadOne(adapter, 1, bytes.length)).rejects.toMatchObject({ code: "DATA_CORRUPT" });
+  await expect(loadNth(adapter, 1, bytes.length)).rejects.toMatchObject({ code: "DATA_CORRUPT" });
   const trusting = await openAdapter(hub, { verify_content: false });
-  expect(bytes.equals((await loadOne(trusting, 1, bytes.length)) ?? Buffer.alloc(0))).toBe(true);
+  expect(bytes.equals((await loadNth(trusting, 1, bytes.length)) ?? Buffer.alloc(0))).toBe(true);
 });
 
 test("what the Hub said is believed for the time that was configured", async () => {
@@ -108,19 +108,19 @@ test("what the Hub said is believed for the time that was configured", async () 
   hub.requests.length = 0;
   await storePatterns(writer, [2], SIZE);
   expect([...(await lookup())]).toEqual([0]); // "not there" is believed, too
-  expect(await loadOne(reader, 1, SIZE)).toEqual(pattern(1, SIZE));
+  expect(await loadNth(reader, 1, SIZE)).toEqual(pattern(1, SIZE));
   expect(hub.requests.filter(({ kind }) => kind === "paths-info")).toHaveLength(1); // the writer's
   // It is there, as the writer has it: a store over it changes nothing.
   expect(await storePatterns(reader, [2], SIZE)).toBe(SIZE);
-  expect(await loadOne(reader, 2, SIZE)).toEqual(pattern(2, SIZE));
+  expect(await loadNth(reader, 2, SIZE)).toEqual(pattern(2, SIZE));
 
   await writer.delete([key(1)], never);
   reader.unlock([key(1), key(1)]);
   expect(hub.buckets.files(BUCKET)?.has(nameOf(1))).toBe(false);
   hub.fault = ({ kind }) => (kind === "reconstruction" ? { answer: { status: 404 } } : null);
-  expect(await loadOne(reader, 1, SIZE)).toBeNull(); // remembered, gone, asked again: a miss
+  expect(await loadNth(reader, 1, SIZE)).toBeNull(); // remembered, gone, asked again: a miss
   hub.fault = null;
-  expect(await loadOne(reader, 2, SIZE)).toEqual(pattern(2, SIZE));
+  expect(await loadNth(reader, 2, SIZE)).toEqual(pattern(2, SIZE));
 });
 
 test("nothing is remembered with metadata_cache_ttl_secs 0", async () => {
@@ -149,13 +149,13 @@ test("a bucket that is not there: refused with what to do, or made by the first 
   expect(hub.count("create")).toBe(0);
   await Promise.all([1, 2, 3].map((n) => storePatterns(adapter, [n], SIZE)));
   expect(hub.count("create")).toBe(1);
-  expect(await loadOne(adapter, 2, SIZE)).toEqual(pattern(2, SIZE));
+  expect(await loadNth(adapter, 2, SIZE)).toEqual(pattern(2, SIZE));
 
   // Somebody removes it: the store that finds out fails, the next one makes it again.
   hub.clear();
   await expect(storePatterns(adapter, [4], SIZE)).rejects.toThrow(/404/);
   await storePatterns(adapter, [4], SIZE);
-  expect(await loadOne(adapter, 4, SIZE)).toEqual(pattern(4, SIZE));
+  expect(await loadNth(adapter, 4, SIZE)).toEqual(pattern(4, SIZE));
 });
 
 test("a bucket that others made first, or may make: the store goes on", async () => {
@@ -179,7 +179,7 @@ test("an object of another length is a miss, stays where it is, and gives way to
   await storePatterns(adapter, [1], SIZE);
   expect((await adapter.lookupAndLock([sized(1, SIZE + 1)], never)).count()).toBe(0);
   hub.requests.length = 0;
-  expect(await loadOne(adapter, 1, SIZE + 1)).toBeNull();
+  expect(await loadNth(adapter, 1, SIZE + 1)).toBeNull();
   expect(hub.count("reconstruction")).toBe(0); // it is not even fetched
   const refused = await adapter.store([key(1), key(2)], [memory(SIZE + 1), memory(SIZE)], never);
   expect(refused.failed.get(0)).toMatchObject({
@@ -187,11 +187,11 @@ test("an object of another length is a miss, stays where it is, and gives way to
     message: expect.stringMatching(/4000 bytes instead of 4001 is there.*delete it first/),
   });
   expect(refused.stored.has(1)).toBe(true);
-  expect(await loadOne(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
+  expect(await loadNth(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
   expect(adapter.status()).toMatchObject({ length_mismatches: 2 });
   await adapter.delete([key(1)], never);
   await storePatterns(adapter, [1], SIZE + 1);
-  expect(await loadOne(adapter, 1, SIZE + 1)).toEqual(pattern(1, SIZE + 1));
+  expect(await loadNth(adapter, 1, SIZE + 1)).toEqual(pattern(1, SIZE + 1));
 });
 
 test("a file of 0 bytes is nothing, and none is stored", async () => {

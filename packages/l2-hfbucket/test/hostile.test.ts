@@ -8,7 +8,7 @@ import {
   BUCKET,
   HANDLE,
   key,
-  loadOne,
+  loadNth,
   type LogLine,
   memory,
   never,
@@ -106,10 +106,10 @@ describe("instead of an answer", () => {
       }
       for (const kind of LOAD_KINDS.filter((each) => only.includes(each))) {
         breakKind(hub, kind, fault);
-        const failure = await failureOf(loadOne(adapter, 1, SIZE), kind);
+        const failure = await failureOf(loadNth(adapter, 1, SIZE), kind);
         expect([kind, failure.code]).toEqual([kind, code]);
         hub.fault = null;
-        expect(await loadOne(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
+        expect(await loadNth(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
       }
     },
   );
@@ -129,14 +129,14 @@ describe("instead of an answer", () => {
         );
         expect([kind, result.failed.get(0)?.code]).toEqual([kind, "ABORTED"]);
         hub.fault = null;
-        expect(await loadOne(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
+        expect(await loadNth(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
       }
       for (const kind of LOAD_KINDS) {
         breakKind(hub, kind, fault);
-        const failure = await failureOf(loadOne(adapter, 1, SIZE, AbortSignal.timeout(DEADLINE_MS)), kind);
+        const failure = await failureOf(loadNth(adapter, 1, SIZE, AbortSignal.timeout(DEADLINE_MS)), kind);
         expect([kind, failure.code]).toEqual([kind, "ABORTED"]);
         hub.fault = null;
-        expect(await loadOne(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
+        expect(await loadNth(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
       }
       expect(adapter.status()).toMatchObject({ operations_in_flight: 0, calls_in_flight: 0 });
     },
@@ -144,7 +144,7 @@ describe("instead of an answer", () => {
 
   test("after all that it stores and loads, with the thread that it began with", async () => {
     await storePatterns(adapter, [++n], SIZE);
-    expect(await loadOne(adapter, n, SIZE)).toEqual(pattern(n, SIZE));
+    expect(await loadNth(adapter, n, SIZE)).toEqual(pattern(n, SIZE));
     expect(adapter.status()).toMatchObject({ threads_started: 1 });
   });
 });
@@ -339,8 +339,8 @@ describe("a server that lies", () => {
     });
     expect(result.failed.get(1)?.message).not.toContain(TOKEN);
     hub.fault = null;
-    expect(await loadOne(adapter, 3, 1000)).toEqual(pattern(3, 1000));
-    expect(await loadOne(adapter, 2, 1000)).toBeNull();
+    expect(await loadNth(adapter, 3, 1000)).toEqual(pattern(3, 1000));
+    expect(await loadNth(adapter, 2, 1000)).toBeNull();
   });
 
   test("an upload whose answer was lost counts what is there", async () => {
@@ -349,7 +349,7 @@ describe("a server that lies", () => {
     breakKind(hub, "batch", { sendBytes: 5, ending: "reset" });
     await storePatterns(adapter, [1, 2], 1000);
     hub.fault = null;
-    expect(await loadOne(adapter, 2, 1000)).toEqual(pattern(2, 1000));
+    expect(await loadNth(adapter, 2, 1000)).toEqual(pattern(2, 1000));
     expect(adapter.usage().totalBytesUsed).toBe(2000);
   });
 });
@@ -359,7 +359,7 @@ test("Xet tokens that were revoked are renewed, also those that the library hold
   const adapter = await openAdapter(hub);
   for (const n of [1, 2, 3]) {
     await storePatterns(adapter, [n], SIZE);
-    expect(await loadOne(adapter, n, SIZE)).toEqual(pattern(n, SIZE));
+    expect(await loadNth(adapter, n, SIZE)).toEqual(pattern(n, SIZE));
     hub.cas.revokeTokens();
   }
   expect(adapter.status()).toMatchObject({ errors: {} });
@@ -382,9 +382,9 @@ test("what ends early while it waits for a token or for the bucket ends the wait
   await storePatterns(adapter, [1], SIZE);
   let coming = holdBack(hub, "read-token");
   const loading = new AbortController();
-  const first = loadOne(adapter, 1, SIZE, loading.signal).catch((error: unknown) => error);
+  const first = loadNth(adapter, 1, SIZE, loading.signal).catch((error: unknown) => error);
   await coming;
-  const second = loadOne(adapter, 1, SIZE);
+  const second = loadNth(adapter, 1, SIZE);
   hub.requests.length = 0;
   while (hub.count("paths-info") === 0) await new Promise((resolve) => setImmediate(resolve));
   loading.abort();
@@ -410,7 +410,7 @@ test("a Hub that goes away and comes back on its port", async () => {
   const adapter = await openAdapter(hub);
   await storePatterns(adapter, [1], SIZE);
   await hub.close();
-  for (const work of [() => storePatterns(adapter, [2], SIZE), () => loadOne(adapter, 1, SIZE)]) {
+  for (const work of [() => storePatterns(adapter, [2], SIZE), () => loadNth(adapter, 1, SIZE)]) {
     expect(await failureOf(work())).toMatchObject({
       code: "BACKEND_UNAVAILABLE",
       message: expect.stringMatching(/cannot be reached.*check the way to it/),
@@ -420,7 +420,7 @@ test("a Hub that goes away and comes back on its port", async () => {
   after(() => again.close());
   again.buckets.create(BUCKET);
   await storePatterns(adapter, [1], SIZE);
-  expect(await loadOne(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
+  expect(await loadNth(adapter, 1, SIZE)).toEqual(pattern(1, SIZE));
 });
 
 test("a server that repeats the tokens it was sent: they are in no error, log or status", async () => {
@@ -439,7 +439,7 @@ test("a server that repeats the tokens it was sent: they are in no error, log or
         const headers = { "content-type": "application/json" };
         return { answer: { status, headers, body: Buffer.from(JSON.stringify({ error: text })) } };
       };
-      const work = STORE_KINDS.includes(kind) ? storePatterns(adapter, [2], SIZE) : loadOne(adapter, 1, SIZE);
+      const work = STORE_KINDS.includes(kind) ? storePatterns(adapter, [2], SIZE) : loadNth(adapter, 1, SIZE);
       const error = await work.then(
         () => null,
         (reason: unknown) => reason as Error,

@@ -52,7 +52,7 @@ async function newPool(): Promise<Pool> {
       const base = { backend: "POSIX", backend_params, pool_size: 12, library };
       const adapter = createStaticAdapter(staticConfigSchema.parse({ ...base, ...change }), mappedL1());
       after(() => adapter.close());
-      await adapter.open(openContext(directory, lines));
+      await adapter.open(openContext(lines, { stateDir: directory }));
       return adapter as TestAdapter;
     },
   };
@@ -120,7 +120,7 @@ describe.skipIf(library === null)("a static pool", () => {
       }),
       mappedL1(),
     );
-    await second.open(openContext(other));
+    await second.open(openContext([], { stateDir: other }));
     await storeOne(second, 2, 5000);
     await second.close();
     const third = await pool.open();

@@ -66,13 +66,17 @@ describe.skipIf(library === null)("what a machine lacks is said at the start", (
       backend_params: isFiles ? files : {},
       object_size: isFiles ? null : 4096,
     });
-    expect(await codeAndText(adapter.open(openContext(await temporaryDirectory())))).toMatch(message);
+    expect(
+      await codeAndText(adapter.open(openContext([], { stateDir: await temporaryDirectory() }))),
+    ).toMatch(message);
   });
 
   test("an unusable directory", async () => {
     const backend_params = { file_path: join("/dev/null", "x"), use_direct_io: "false" };
     const adapter = make({ backend: "POSIX", backend_params, object_size: null });
-    expect(await codeAndText(adapter.open(openContext(await temporaryDirectory())))).toMatch(
+    expect(
+      await codeAndText(adapter.open(openContext([], { stateDir: await temporaryDirectory() }))),
+    ).toMatch(
       /^BACKEND_REFUSED: cannot open the pool in \/dev\/null\/x: ENOTDIR; something else has that name/,
     );
   });
@@ -91,7 +95,7 @@ describe.skipIf(library === null)("an object store in trouble", () => {
 
   async function open(change: Record<string, unknown> = {}): Promise<L2Adapter> {
     const adapter = make({ backend_params: server.parameters(), ...change });
-    await adapter.open(openContext(await temporaryDirectory()));
+    await adapter.open(openContext([], { stateDir: await temporaryDirectory() }));
     return adapter;
   }
   /** The pool's objects of what was stored first. */

@@ -234,7 +234,7 @@ describe("a server that does not answer at all", () => {
       message: expect.stringContaining("request_timeout"),
     });
     const patient = await openRedis({ host: "127.0.0.1", port: server.port, request_timeout: 60 });
-    await expect(loadOne(patient, key(1), 100, AbortSignal.timeout(50))).rejects.toMatchObject({
+    await expect(loadOne(patient, key(1), 100, { signal: AbortSignal.timeout(50) })).rejects.toMatchObject({
       code: "ABORTED",
     });
     await patient.close(); // closes with a request that was never answered
@@ -255,7 +255,7 @@ describe("a server that does not answer at all", () => {
     const server = await fakeServer(() => "");
     const config = redisConfigSchema.parse({ host: "127.0.0.1", port: server.port });
     const adapter = createRedisAdapter(config, noL1);
-    await expect(adapter.open(openContext([], AbortSignal.timeout(50)))).rejects.toMatchObject({
+    await expect(adapter.open(openContext([], { signal: AbortSignal.timeout(50) }))).rejects.toMatchObject({
       code: "ABORTED",
     });
     await adapter.close();

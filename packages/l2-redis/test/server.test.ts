@@ -19,10 +19,11 @@ import {
   sized,
   storeOne,
   temporaryDirectory,
+  until,
 } from "./support/fixtures.ts";
 import { byteCheckedLoad } from "./support/load.ts";
 import { findRedis } from "./support/redis-program.ts";
-import { RedisServer, until } from "./support/redis-server.ts";
+import { RedisServer } from "./support/redis-server.ts";
 
 const program = await findRedis();
 const KEYS = 40;

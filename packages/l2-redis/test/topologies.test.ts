@@ -17,10 +17,11 @@ import {
   pattern,
   sized,
   storeOne,
+  until,
 } from "./support/fixtures.ts";
 import { byteCheckedLoad } from "./support/load.ts";
 import { findRedis } from "./support/redis-program.ts";
-import { RedisServer, startCluster, until } from "./support/redis-server.ts";
+import { RedisServer, startCluster } from "./support/redis-server.ts";
 
 const program = await findRedis();
 const directory = await mkdtemp(join(tmpdir(), "cache-l2-redis-tls-"));

@@ -1,40 +1,32 @@
 import { constants, existsSync } from "node:fs";
-import { mkdtemp, open, rm } from "node:fs/promises";
+import { open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import {
-  type AdapterLog,
-  type L1MemoryDesc,
-  type L2Adapter,
-  type MemoryObj,
-  type ObjectKey,
-  type ObjectKeyFields,
-  objectKey,
-  type OpenContext,
-} from "@cache/contracts";
+import type { L1MemoryDesc, L2Adapter, MemoryObj, ObjectKey } from "@cache/contracts";
 import { kernelCalls } from "@cache/libc";
-import { afterEach } from "vitest";
+import {
+  fillPattern,
+  isPattern,
+  key,
+  loadOne as loadAnyOne,
+  storeAll,
+} from "../../../../tools/testing/src/adapter-fixtures.ts";
 
-export const never = new AbortController().signal;
+export {
+  after,
+  isPattern,
+  key,
+  type LogLine,
+  never,
+  noL1,
+  openContext,
+  temporaryDirectory,
+  type TestAdapter,
+  until,
+} from "../../../../tools/testing/src/adapter-fixtures.ts";
+
 export const ALIGN = 4096;
 const L1_BYTES = 40 * 1024 * 1024;
-
-const cleanups: (() => Promise<unknown>)[] = [];
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
-});
-
-/** Runs after the test, last registered first. */
-export function after(cleanup: () => Promise<unknown>): void {
-  cleanups.push(cleanup);
-}
-
-/** A new directory, removed after the test. */
-export async function temporaryDirectory(): Promise<string> {
-  const path = await mkdtemp(join(tmpdir(), "cache-l2-nixl-"));
-  after(() => rm(path, { recursive: true, force: true }));
-  return path;
-}
 
 /** Where files cost least: the suites try the adapter and not the disk. */
 export function quickDirectory(): string {
@@ -78,9 +70,6 @@ export function mappedL1(): L1MemoryDesc {
   return mapped;
 }
 
-/** L1 of which nothing is mapped. */
-export const noL1: L1MemoryDesc = { ptr: null, size: 0, alignBytes: ALIGN, views: [] };
-
 let nextOffset = 0;
 
 /** A piece of L1 of its own; they go round, so that a test must not hold more than fit. */
@@ -93,71 +82,22 @@ export function memory(byteLength: number): MemoryObj {
   return { bytes: view.subarray(poolOffset, poolOffset + byteLength), poolOffset };
 }
 
-/** One log line. */
-export interface LogLine {
-  readonly level: string;
-  readonly message: string;
-  readonly fields: unknown;
-}
-
-/** A context for `open`; log lines go to `lines`. */
-export function openContext(
-  stateDir: string | null = null,
-  lines: LogLine[] = [],
-  signal = never,
-): OpenContext {
-  const at =
-    (level: string): AdapterLog["info"] =>
-    (message, fields) =>
-      void lines.push({ level, message, fields });
-  const log = { debug: at("debug"), info: at("info"), warn: at("warn"), error: at("error") };
-  return { id: "nixl", stateDir, log, signal };
-}
-
-export type TestAdapter = L2Adapter & Required<Pick<L2Adapter, "delete" | "listKeys">>;
-
-/** A key of its own for each n. */
-export function key(n: number, fields: Partial<ObjectKeyFields> = {}): ObjectKey {
-  const chunkHash = Buffer.alloc(32);
-  chunkHash.writeUInt32BE(n >>> 0, 0);
-  return objectKey({ chunkHash, modelName: "org/model", kvRank: 0x01000100, ...fields });
-}
-
-/** Fills memory with bytes that tell n and every position apart. */
+/** Fills memory with the bytes of object n. */
 export function fill(object: MemoryObj, n: number): MemoryObj {
-  const { bytes } = object;
-  for (let i = 0; i < bytes.length; i++) bytes[i] = Math.imul(i + 1, 2654435761 + n * 40503) >>> 24;
+  fillPattern(object.bytes, n);
   return object;
 }
 
-/** True if the bytes are those of {@link fill}. */
-export function isPattern(bytes: Uint8Array, n: number): boolean {
-  return bytes.every((byte, i) => byte === Math.imul(i + 1, 2654435761 + n * 40503) >>> 24);
-}
-
-/** Stores one object and requires that it was acknowledged. */
-export async function storeOne(
-  adapter: L2Adapter,
-  n: number,
-  byteLength: number,
-  k = key(n),
-): Promise<number> {
-  const result = await adapter.store([k], [fill(memory(byteLength), n)], never);
-  const failure = result.failed.get(0);
-  if (failure !== undefined) throw failure;
-  return result.bytesTransferred;
+/** Stores object n and requires that it was acknowledged. */
+export function storeOne(adapter: L2Adapter, n: number, byteLength: number, k = key(n)): Promise<number> {
+  return storeAll(adapter, [k], [fill(memory(byteLength), n)]);
 }
 
 /** The bytes of a key, null if it is a miss. */
-export async function loadOne(
-  adapter: L2Adapter,
-  k: ObjectKey,
-  byteLength: number,
-): Promise<Uint8Array | null> {
+export function loadOne(adapter: L2Adapter, k: ObjectKey, byteLength: number): Promise<Uint8Array | null> {
   const into = memory(byteLength);
   into.bytes.fill(0x33);
-  const loaded = await adapter.load([{ key: k, byteLength }], [into], never);
-  return loaded.has(0) ? into.bytes : null;
+  return loadAnyOne(adapter, k, byteLength, { into });
 }
 
 /** True if the object is there with its own bytes. */
@@ -169,9 +109,4 @@ export async function isWhole(
 ): Promise<boolean> {
   const bytes = await loadOne(adapter, k, byteLength);
   return bytes !== null && isPattern(bytes, n);
-}
-
-/** Waits for a condition, without a bound of its own: the runner's time-out ends it. */
-export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await new Promise<void>((resolve) => setTimeout(resolve, 2));
 }

@@ -1,6 +1,5 @@
 import { type CacheErrorCode, isCacheError, type L2Adapter, messageOf } from "@cache/contracts";
-import { key, memory, pattern, sized } from "./fixtures.ts";
-import { until } from "./redis-server.ts";
+import { key, memory, pattern, sized, until } from "./fixtures.ts";
 
 /** What came of a load. */
 export interface LoadOutcome {

@@ -4,6 +4,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
+import { until } from "../../../../tools/testing/src/adapter-fixtures.ts";
 import { findRedis } from "./redis-program.ts";
 
 /** A port that nobody listens on now, low enough for a cluster's second port 10000 above it. */
@@ -20,11 +21,6 @@ function canListen(port: number): Promise<boolean> {
     probe.once("error", () => resolve(false));
     probe.listen(port, "127.0.0.1", () => probe.close(() => resolve(true)));
   });
-}
-
-/** Waits for a condition, without a bound of its own: the runner's time-out ends it. */
-export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await new Promise<void>((resolve) => setTimeout(resolve, 5));
 }
 
 /** How the test itself gets in. */
