@@ -5,3 +5,4 @@ export { KeyListing, type ListingSource } from "./key-listing.ts";
 export { LookupLocks } from "./lookup-locks.ts";
 export { Operations } from "./operations.ts";
 export { fingerprint, OwnObjects } from "./own-objects.ts";
+export { TierAccount, type TierAccountOptions, type TierFigures } from "./tier-account.ts";

@@ -130,11 +130,12 @@ class FsAdapter implements L2Adapter {
       temporaryPath: directory.temporaryPath,
       hostToken,
       log,
+      account: this.#capacity,
       filesPerSecond: config.scan_files_per_second,
       intervalMs: config.scan_interval_seconds * 1000,
     });
     const shared = { capacity: this.#capacity, names: this.#names };
-    const files = new ObjectFiles({ port, basePath, device: directory.device, jobs, scan, ...shared });
+    const files = new ObjectFiles({ port, basePath, device: directory.device, jobs, ...shared });
     this.#opened = { log, openToken, threads, jobs, files, scan };
     this.#operations.begin();
     this.#capacity.refreshFreeBytes();
@@ -406,7 +407,6 @@ class FsAdapter implements L2Adapter {
 
   status(): AdapterStatus {
     if (this.#operations.isOpen) this.#capacity.refreshFreeBytes();
-    const { own, limitBytes, freeBytes } = this.#capacity;
     const { scan, jobs, threads } = this.#opened ?? {};
     return {
       isHealthy: this.#operations.isHealthy,
@@ -415,12 +415,8 @@ class FsAdapter implements L2Adapter {
       relative_tmp_dir: this.#config.relative_tmp_dir,
       use_odirect: this.#config.use_odirect,
       fsync: this.#config.fsync,
-      stored_object_count: own.count,
-      current_size_bytes: own.bytes,
-      tier_object_count: scan?.tier.files ?? 0,
-      tier_size_bytes: scan?.tier.bytes ?? 0,
-      max_capacity_bytes: limitBytes === "unbounded" ? null : limitBytes,
-      free_bytes: freeBytes,
+      ...this.#capacity.status(),
+      free_bytes: this.#capacity.freeBytes,
       operations_in_flight: this.#operations.inFlight,
       locked_keys: this.#names.lockedCount,
       errors: this.#operations.errorCounts,

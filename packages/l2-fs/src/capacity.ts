@@ -1,5 +1,4 @@
-import { OwnObjects } from "@cache/adapter-kit";
-import { type AdapterUsage, CacheError } from "@cache/contracts";
+import { TierAccount } from "@cache/adapter-kit";
 import type { FsConfig } from "./config.ts";
 import type { FsPort } from "./fs-port.ts";
 
@@ -7,24 +6,18 @@ const GIB = 1024 ** 3;
 /** The figure of free bytes is asked for again when it is older than this, in milliseconds. */
 const FREE_BYTES_AGE_MS = 5000;
 
-/** How full the directory is, and whether an object still fits. */
-export class Capacity {
-  /** What may be in the directory, in bytes. */
-  readonly limitBytes: number | "unbounded";
-  /** What this process stored. */
-  readonly own = new OwnObjects();
+/** How full the directory is, and how much its filesystem has free. */
+export class Capacity extends TierAccount {
   readonly #port: FsPort;
-  readonly #config: FsConfig;
   readonly #basePath: string;
-  #reservedBytes = 0;
   #freeBytes: number | null = null;
   #freeAskedMs = Number.NEGATIVE_INFINITY;
 
-  constructor(port: FsPort, basePath: string, config: FsConfig) {
+  constructor(port: FsPort, basePath: string, { max_capacity_gb }: FsConfig) {
+    const limitBytes = max_capacity_gb > 0 ? Math.floor(max_capacity_gb * GIB) : "unbounded";
+    super({ location: basePath, limitBytes });
     this.#port = port;
-    this.#config = config;
     this.#basePath = basePath;
-    this.limitBytes = config.max_capacity_gb > 0 ? Math.floor(config.max_capacity_gb * GIB) : "unbounded";
   }
 
   /** Bytes free on the filesystem when last asked; null if it did not answer, or was not asked yet. */
@@ -41,37 +34,5 @@ export class Capacity {
       ({ bavail, bsize }) => (this.#freeBytes = bavail * bsize),
       () => (this.#freeBytes = null),
     );
-  }
-
-  /** This process's bytes, as the engine asks for them. */
-  usage(): AdapterUsage {
-    return {
-      totalBytesUsed: this.own.bytes,
-      capacityBytes: this.limitBytes,
-      bytesByCacheSalt: this.own.bytesByCacheSalt(),
-    };
-  }
-
-  /**
-   * Keeps room for an object that is about to be written; {@link release} it when that has ended.
-   *
-   * @param tierBytes what the scan knows to be in the directory, other nodes' objects too.
-   * @throws CacheError `BACKEND_FULL` if there is no room.
-   */
-  reserve(byteLength: number, tierBytes: number): void {
-    const used = Math.max(this.own.bytes, tierBytes) + this.#reservedBytes;
-    if (this.limitBytes !== "unbounded" && used + byteLength > this.limitBytes) {
-      throw new CacheError(
-        "BACKEND_FULL",
-        `${this.#basePath} holds ${used} of ${this.limitBytes} bytes (max_capacity_gb ${this.#config.max_capacity_gb}) and has no room for ${byteLength} more; raise max_capacity_gb or configure eviction`,
-        { details: { usedBytes: used, capacityBytes: this.limitBytes } },
-      );
-    }
-    this.#reservedBytes += byteLength;
-  }
-
-  /** Gives back the room of an object: it is stored and counted, or was not stored. */
-  release(byteLength: number): void {
-    this.#reservedBytes -= byteLength;
   }
 }

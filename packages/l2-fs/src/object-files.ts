@@ -9,7 +9,6 @@ import { backendError, type FsPort, lookAt } from "./fs-port.ts";
 import type { NameLocks } from "./name-locks.ts";
 import { NAME_BYTES_MAX, QUARANTINE_DIR } from "./names.ts";
 import { allSettled } from "./operations.ts";
-import type { DirectoryScan } from "./scan.ts";
 import type { Stop } from "./stop.ts";
 
 /** What {@link ObjectFiles} work with. */
@@ -19,7 +18,6 @@ export interface ObjectFilesOptions {
   /** Device of the directory's filesystem when it was opened. */
   readonly device: number;
   readonly jobs: FileJobs;
-  readonly scan: DirectoryScan;
   readonly capacity: Capacity;
   readonly names: NameLocks;
 }
@@ -110,7 +108,7 @@ export class ObjectFiles {
     stop: Stop,
     report: StoreListener,
   ): Promise<void> {
-    const { jobs, scan, capacity } = this.#options;
+    const { jobs, capacity } = this.#options;
     const found = await jobs.run("look", names, [], stop);
     const absent = group.filter((item, i) => {
       const outcome = found[i] as FileOutcome;
@@ -118,7 +116,7 @@ export class ObjectFiles {
       try {
         if (this.#isThere(item, outcome)) report(item, 0);
         else {
-          capacity.reserve(item.object.bytes.byteLength, scan.tier.bytes);
+          capacity.reserve(item.name, item.object.bytes.byteLength);
           return true;
         }
       } catch (error) {
@@ -131,15 +129,15 @@ export class ObjectFiles {
     const objects = absent.map(({ object }) => object);
     const written = await jobs.run("write", absentNames, objects, stop);
     absent.forEach((item, i) => {
-      const { byteLength } = item.object.bytes;
       const outcome = written[i] as FileOutcome;
       const failure = failureOf(outcome);
-      capacity.release(byteLength);
       if (outcome === "whole") {
-        capacity.own.add(item.name, item.cacheSalt, byteLength);
-        scan.note(1, byteLength);
-        report(item, byteLength);
-      } else if (failure !== null) report(item, failure);
+        capacity.stored(item.name, item.cacheSalt);
+        report(item, item.object.bytes.byteLength);
+      } else {
+        capacity.notStored(item.name);
+        if (failure !== null) report(item, failure);
+      }
     });
   }
 
@@ -196,19 +194,20 @@ export class ObjectFiles {
 
   /** Does `take`, which says whether it did, and accounts for it. True if no file has the name any more. */
   #takeAway(name: string, cacheSalt: string, take: (path: string) => Promise<boolean>): Promise<boolean> {
-    const { port, scan, capacity, names } = this.#options;
+    const { port, capacity, names } = this.#options;
     return names.exclusively([name], async () => {
       const path = this.#path(name);
+      let removedBytes: number | null = null;
       try {
         const found = await port.lstat(path);
         if (found !== null) {
           if (!(await take(path))) return false;
-          scan.note(-1, -found.size);
+          removedBytes = found.size;
         }
       } catch (error) {
         if (errnoOf(error) !== "ENOENT") throw error;
       }
-      capacity.own.remove(name, cacheSalt);
+      capacity.removed(name, cacheSalt, removedBytes);
       return true;
     });
   }

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import type { TierAccount } from "@cache/adapter-kit";
 import { type AdapterLog, messageOf } from "@cache/contracts";
 import { errnoOf } from "./file-job.ts";
 import { type FsPort, lookAt } from "./fs-port.ts";
@@ -25,6 +26,8 @@ export interface ScanOptions {
   readonly temporaryPath: string;
   readonly hostToken: string;
   readonly log: AdapterLog;
+  /** Is told what is there. */
+  readonly account: TierAccount;
   readonly filesPerSecond: number;
   readonly intervalMs: number;
 }
@@ -50,46 +53,24 @@ export class DirectoryScan {
   #stopped = false;
   #wake: (() => void) | null = null;
   #phase: "waiting" | "removing temporaries" | "measuring" = "waiting";
-  #scansCompleted = 0;
   #temporariesRemoved = 0;
   #foreignFiles = 0;
   #finishedMs: number | null = null;
   #lastError: string | null = null;
-  // Found by the last whole scan, with this process's stores and deletes since; and by the one that runs.
-  #settled = { files: 0, bytes: 0 };
-  #current = { files: 0, bytes: 0, foreign: 0 };
-  #since = { files: 0, bytes: 0 };
+  #foreignSeen = 0;
 
   constructor(options: ScanOptions) {
     this.#options = options;
   }
 
-  /** Objects and bytes in the directory as far as known: whole only after the first scan. */
-  get tier(): { readonly files: number; readonly bytes: number } {
-    if (this.#scansCompleted > 0) return this.#settled;
-    return {
-      files: Math.max(this.#settled.files, this.#current.files),
-      bytes: Math.max(this.#settled.bytes, this.#current.bytes),
-    };
-  }
-
-  /** Takes a store (positive) or a removal (negative) of this process into account. */
-  note(files: number, bytes: number): void {
-    for (const figure of [this.#settled, this.#since]) {
-      figure.files += files;
-      figure.bytes += bytes;
-    }
-    this.#settled.files = Math.max(0, this.#settled.files);
-    this.#settled.bytes = Math.max(0, this.#settled.bytes);
-  }
-
   /** Plain JSON for an operator. */
   status(): Record<string, unknown> {
+    const { scansCompleted, seen } = this.#options.account;
     return {
       phase: this.#phase,
-      scans_completed: this.#scansCompleted,
-      files_measured: this.#current.files,
-      bytes_measured: this.#current.bytes,
+      scans_completed: scansCompleted,
+      files_measured: seen.objects,
+      bytes_measured: seen.bytes,
       last_finished_ms: this.#finishedMs,
       last_error: this.#lastError,
       foreign_files: this.#foreignFiles,
@@ -127,22 +108,17 @@ export class DirectoryScan {
   }
 
   async #once(): Promise<void> {
-    const { basePath, temporaryPath } = this.#options;
+    const { basePath, temporaryPath, account } = this.#options;
     this.#phase = "removing temporaries";
     for (const path of new Set([basePath, temporaryPath])) await this.#removeTemporaries(path);
     this.#phase = "measuring";
-    this.#current = { files: 0, bytes: 0, foreign: 0 };
-    this.#since = { files: 0, bytes: 0 };
-    const startedMs = Date.now();
-    await this.#measure(startedMs);
+    this.#foreignSeen = 0;
+    account.beginScan();
+    await this.#measure();
     if (this.#stopped) return;
-    this.#settled = {
-      files: Math.max(0, this.#current.files + this.#since.files),
-      bytes: Math.max(0, this.#current.bytes + this.#since.bytes),
-    };
-    this.#foreignFiles = this.#current.foreign;
+    account.endScan();
+    this.#foreignFiles = this.#foreignSeen;
     this.#finishedMs = Date.now();
-    this.#scansCompleted++;
   }
 
   async #removeTemporaries(path: string): Promise<void> {
@@ -167,24 +143,21 @@ export class DirectoryScan {
     }
   }
 
-  async #measure(startedMs: number): Promise<void> {
-    const { port, basePath, filesPerSecond } = this.#options;
+  async #measure(): Promise<void> {
+    const { port, basePath, filesPerSecond, account } = this.#options;
+    const startedMs = Date.now();
     const slice = Math.max(1, Math.ceil(filesPerSecond / 20));
     let measured = 0;
     for await (const entry of await port.opendir(basePath)) {
       if (this.#stopped) return;
       if (entry.isDirectory() || parseTemporaryName(entry.name) !== null) continue;
       if (decodeFileName(entry.name) === null) {
-        this.#current.foreign++;
+        this.#foreignSeen++;
         continue;
       }
       const path = join(basePath, entry.name);
       const found = await lookAt(port.lstat(path), path);
-      // What was written since the scan began is in this process's own figures, or in the next scan's.
-      if (found?.isFile() === true && found.mtimeMs < startedMs) {
-        this.#current.files++;
-        this.#current.bytes += found.size;
-      }
+      if (found?.isFile() === true) account.saw(entry.name, found.size);
       if (++measured % slice !== 0) continue;
       const aheadMs = (measured * 1000) / filesPerSecond - (Date.now() - startedMs);
       if (aheadMs > 0) await this.#pause(aheadMs);

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
-import { promises as fs } from "node:fs";
+import { promises as fs, type Stats } from "node:fs";
 import { join } from "node:path";
+import type { TierAccount } from "@cache/adapter-kit";
 import { type AdapterLog, messageOf } from "@cache/contracts";
 import { errnoOf, files } from "./files.ts";
 import { decodeFileName, parseTemporaryName, SHARD, type TemporaryOwner } from "./names.ts";
@@ -40,12 +41,11 @@ export interface ScanOptions {
   /** Of the adapter itself. */
   readonly owner: TemporaryOwner;
   readonly log: AdapterLog;
+  /** Is told what is there. */
+  readonly account: TierAccount;
+  /** The length of the object in a file of that many bytes. */
+  readonly lengthOf: (found: Stats) => number;
   readonly intervalMs: number;
-}
-
-interface Figures {
-  files: number;
-  bytes: number;
 }
 
 function isDead(writer: TemporaryOwner, here: TemporaryOwner): boolean {
@@ -68,40 +68,21 @@ export class DirectoryScan {
   #running: Promise<void> | null = null;
   #stopped = false;
   #wake: (() => void) | null = null;
-  #completed = 0;
   #temporariesRemoved = 0;
   #foreignFiles = 0;
   #lastError: string | null = null;
-  // Found by the last whole scan, with this process's stores and deletes since; and by the one that runs.
-  #settled: Figures = { files: 0, bytes: 0 };
-  #current: Figures & { foreign: number } = { files: 0, bytes: 0, foreign: 0 };
-  #since: Figures = { files: 0, bytes: 0 };
+  #foreignSeen = 0;
 
   constructor(options: ScanOptions) {
     this.#options = options;
   }
 
-  /** Objects and bytes in the directory as far as known: whole only after the first scan. */
-  get tier(): Readonly<Figures> {
-    if (this.#completed > 0 || this.#settled.bytes >= this.#current.bytes) return this.#settled;
-    return this.#current;
-  }
-
-  /** Takes a store (positive) or a removal (negative) of this process into account. */
-  note(count: number, bytes: number): void {
-    for (const figure of [this.#settled, this.#since]) {
-      figure.files += count;
-      figure.bytes += bytes;
-    }
-    this.#settled.files = Math.max(0, this.#settled.files);
-    this.#settled.bytes = Math.max(0, this.#settled.bytes);
-  }
-
   /** Plain JSON for an operator. */
   status(): Record<string, unknown> {
+    const { scansCompleted, seen } = this.#options.account;
     return {
-      scans_completed: this.#completed,
-      files_measured: this.#current.files,
+      scans_completed: scansCompleted,
+      files_measured: seen.objects,
       foreign_files: this.#foreignFiles,
       temporaries_removed: this.#temporariesRemoved,
       last_error: this.#lastError,
@@ -161,43 +142,37 @@ export class DirectoryScan {
   }
 
   async #once(): Promise<void> {
-    this.#current = { files: 0, bytes: 0, foreign: 0 };
-    this.#since = { files: 0, bytes: 0 };
+    const { account } = this.#options;
+    this.#foreignSeen = 0;
+    account.beginScan();
     const startedMs = Date.now();
     let seen = 0;
     for await (const folder of this.#folders()) {
       for await (const entry of await fs.opendir(folder, { bufferSize: 256 })) {
         if (this.#stopped) return;
         if (entry.isDirectory()) continue;
-        await this.#measure(join(folder, entry.name), entry.name, startedMs);
+        await this.#measure(join(folder, entry.name), entry.name);
         if (++seen % SLICE !== 0) continue;
         const aheadMs = (seen * 1000) / FILES_PER_SECOND - (Date.now() - startedMs);
         if (aheadMs > 0) await this.#pause(aheadMs);
       }
     }
-    this.#settled = {
-      files: Math.max(0, this.#current.files + this.#since.files),
-      bytes: Math.max(0, this.#current.bytes + this.#since.bytes),
-    };
-    this.#foreignFiles = this.#current.foreign;
-    this.#completed++;
+    account.endScan();
+    this.#foreignFiles = this.#foreignSeen;
   }
 
-  async #measure(path: string, name: string, startedMs: number): Promise<void> {
+  async #measure(path: string, name: string): Promise<void> {
     const writer = parseTemporaryName(name);
     if (writer !== null) return this.#removeIfDead(path, writer);
     if (decodeFileName(name) === null) {
-      this.#current.foreign++;
+      this.#foreignSeen++;
       return;
     }
     const found = await files.lstat(path).catch((error: unknown) => {
       if (errnoOf(error) === "ENOENT") return null;
       throw error;
     });
-    // What was written since the scan began is in this process's own figures, or in the next scan's.
-    if (found === null || !found.isFile() || found.mtimeMs >= startedMs) return;
-    this.#current.files++;
-    this.#current.bytes += found.size;
+    if (found?.isFile() === true) this.#options.account.saw(name, this.#options.lengthOf(found));
   }
 
   async #removeIfDead(path: string, writer: TemporaryOwner): Promise<void> {

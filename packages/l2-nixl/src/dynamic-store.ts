@@ -1,8 +1,8 @@
-import { abortedError, KeyListing, OwnObjects } from "@cache/adapter-kit";
+import { abortedError, KeyListing, TierAccount } from "@cache/adapter-kit";
 import {
   type AdapterLog,
   type AdapterUsage,
-  CacheError,
+  type CacheError,
   encodeObjectKey,
   type KeyListPage,
   type ObjectKey,
@@ -37,17 +37,25 @@ const FILES_AT_A_TIME = 64;
 export class DynamicStore implements ObjectStore {
   readonly #options: DynamicStoreOptions;
   readonly #files: ObjectFiles;
-  readonly #own = new OwnObjects();
+  readonly #account: TierAccount;
   readonly #scan: DirectoryScan;
   readonly #listing: KeyListing;
   readonly #free: FreeBytes;
-  #reservedBytes = 0;
 
   constructor(options: DynamicStoreOptions) {
     this.#options = options;
     const { directory, isSharded, owner, log, scanIntervalMs } = options;
     this.#files = new ObjectFiles(options);
-    this.#scan = new DirectoryScan({ directory, isSharded, owner, log, intervalMs: scanIntervalMs });
+    this.#account = new TierAccount({ location: directory, limitBytes: options.capacityBytes });
+    this.#scan = new DirectoryScan({
+      directory,
+      isSharded,
+      owner,
+      log,
+      account: this.#account,
+      lengthOf: (found) => this.#files.lengthOf(found),
+      intervalMs: scanIntervalMs,
+    });
     this.#free = new FreeBytes(directory);
     this.#listing = new KeyListing({
       names: () => this.#scan.names(),
@@ -123,7 +131,7 @@ export class DynamicStore implements ObjectStore {
     answers: (number | CacheError)[],
   ): Promise<void> {
     const open: OpenFile[] = [];
-    let reserved = 0;
+    const reserved: string[] = [];
     try {
       await forEachFile(chosen.length, async (n) => {
         const i = chosen[n] as number;
@@ -134,8 +142,8 @@ export class DynamicStore implements ObjectStore {
             answers[i] = 0;
             return;
           }
-          this.#reserve(byteLength);
-          reserved += byteLength;
+          this.#account.reserve(item.name, byteLength);
+          reserved.push(item.name);
           open.push(await this.#files.create(i, item.key));
         } catch (error) {
           answers[i] = this.#files.explain(error, "write an object to");
@@ -147,35 +155,22 @@ export class DynamicStore implements ObjectStore {
         open,
         ended,
         async (file) => {
-          const { key, object } = items[file.i] as NamedObject;
-          await this.#files.publish(file, items[file.i] as NamedObject);
-          this.#own.add((items[file.i] as NamedObject).name, key.cacheSalt, object.bytes.byteLength);
-          this.#scan.note(1, object.bytes.byteLength);
+          const item = items[file.i] as NamedObject;
+          const { name, key, object } = item;
+          await this.#files.publish(file, item);
+          this.#account.stored(name, key.cacheSalt);
           answers[file.i] = object.bytes.byteLength;
         },
         answers,
       );
     } finally {
-      this.#reservedBytes -= reserved;
+      for (const name of reserved) this.#account.notStored(name); // nothing for those that were
       const failed = open.filter(({ i }) => typeof answers[i] !== "number");
       await forEachFile(open.length, async (n) => closeQuietly((open[n] as OpenFile).fd));
       await forEachFile(failed.length, async (n) => {
         await files.unlink((failed[n] as OpenFile).path).catch(() => undefined);
       });
     }
-  }
-
-  #reserve(byteLength: number): void {
-    const { capacityBytes, directory } = this.#options;
-    const used = Math.max(this.#own.bytes, this.#scan.tier.bytes) + this.#reservedBytes;
-    if (used + byteLength > capacityBytes) {
-      throw new CacheError(
-        "BACKEND_FULL",
-        `${directory} holds ${used} of ${capacityBytes} bytes (max_capacity_gb) and has no room for ${byteLength} more; raise max_capacity_gb or configure eviction`,
-        { details: { usedBytes: used, capacityBytes } },
-      );
-    }
-    this.#reservedBytes += byteLength;
   }
 
   async load(items: readonly NamedObject[], ended: AbortSignal): Promise<(Loaded | CacheError)[]> {
@@ -284,16 +279,17 @@ export class DynamicStore implements ObjectStore {
     const key = decodeFileName(name);
     if (key === null) return true;
     const path = this.#files.path(name, key);
+    let removedBytes: number | null = null;
     try {
       const found = await this.#files.stat(path);
       if (found !== null) {
         await files.unlink(path);
-        this.#scan.note(-1, -this.#files.lengthOf(found));
+        removedBytes = this.#files.lengthOf(found);
       }
     } catch (error) {
       if (errnoOf(error) !== "ENOENT") return this.#files.explain(error, "delete an object in");
     }
-    this.#own.remove(name, key.cacheSalt);
+    this.#account.removed(name, key.cacheSalt, removedBytes);
     return true;
   }
 
@@ -306,21 +302,12 @@ export class DynamicStore implements ObjectStore {
   }
 
   usage(): AdapterUsage {
-    return {
-      totalBytesUsed: this.#own.bytes,
-      capacityBytes: this.#options.capacityBytes,
-      bytesByCacheSalt: this.#own.bytesByCacheSalt(),
-    };
+    return this.#account.usage();
   }
 
   status(): Record<string, unknown> {
-    const { tier } = this.#scan;
     return {
-      stored_object_count: this.#own.count,
-      current_size_bytes: this.#own.bytes,
-      tier_object_count: tier.files,
-      tier_size_bytes: tier.bytes,
-      max_capacity_bytes: this.#options.capacityBytes,
+      ...this.#account.status(),
       free_bytes: this.#free.get(),
       scan: this.#scan.status(),
     };
