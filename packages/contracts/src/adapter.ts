@@ -123,7 +123,11 @@ export interface L2Adapter {
   readonly location: string;
   /** Connects. Rejects with a typed error if the backend is not there. */
   open(context: OpenContext): Promise<void>;
-  /** Stores each object under its key. An object that is there with the same length stays untouched. */
+  /**
+   * Stores each object under its key. An object that is there with the same length stays untouched. One of another
+   * length, which may be another node's, is replaced, or the key fails with `CONFLICT` and `details.reason`
+   * `"other-length"`: the engine gives up this key and goes on with the others.
+   */
   store(
     keys: readonly ObjectKey[],
     objects: readonly MemoryObj[],

@@ -152,7 +152,7 @@ export class ObjectFiles {
     const isFile = typeof found === "number";
     const what = isFile ? `is there with ${found} bytes instead of ${byteLength}` : "is no regular file";
     throw new CacheError(
-      "BACKEND_REFUSED",
+      "CONFLICT",
       `${path} ${what}; it may belong to a node with another layout: delete the object first, or use another base_path or cache identity`,
       {
         details: {

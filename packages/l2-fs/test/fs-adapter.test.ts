@@ -65,7 +65,7 @@ describe("an entry of another length", () => {
     expect(await loadOne(adapter, key(1), 1000)).toBeNull();
     expect(adapter.status()["length_mismatches"]).toBe(2);
     await expect(storeOne(adapter, key(1), pattern(1, 1000))).rejects.toMatchObject({
-      code: "BACKEND_REFUSED",
+      code: "CONFLICT",
       details: { reason: "other-length", foundBytes: 500, expectedBytes: 1000 },
     });
     expect((await readFile(file)).byteLength).toBe(500);
@@ -99,7 +99,7 @@ test("links, pipes and directories under an object's name are no objects and do 
     expect((await adapter.lookupAndLock([{ key: key(n), byteLength }], never)).has(0)).toBe(false);
     expect(await loadOne(adapter, key(n), byteLength)).toBeNull();
     await expect(storeOne(adapter, key(n), pattern(n, byteLength))).rejects.toMatchObject({
-      code: "BACKEND_REFUSED",
+      code: "CONFLICT",
     });
   }
   expect((await adapter.listKeys({ pageSize: 10 }, never)).entries).toEqual([]);

@@ -205,8 +205,9 @@ export class BucketStore implements SimpleStore {
     const present = this.#cache.last(name)?.size ?? 0;
     if (present === 0 || present === bytes.length) return null;
     return new CacheError(
-      "BACKEND_REFUSED",
+      "CONFLICT",
       `an object of ${present} bytes instead of ${bytes.length} is there and may be another node's; delete it first`,
+      { details: { reason: "other-length", expectedBytes: bytes.length, foundBytes: present } },
     );
   }
 

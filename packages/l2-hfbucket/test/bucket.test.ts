@@ -183,7 +183,8 @@ test("an object of another length is a miss, stays where it is, and gives way to
   expect(hub.count("reconstruction")).toBe(0); // it is not even fetched
   const refused = await adapter.store([key(1), key(2)], [memory(SIZE + 1), memory(SIZE)], never);
   expect(refused.failed.get(0)).toMatchObject({
-    code: "BACKEND_REFUSED",
+    code: "CONFLICT",
+    details: { reason: "other-length" },
     message: expect.stringMatching(/4000 bytes instead of 4001 is there.*delete it first/),
   });
   expect(refused.stored.has(1)).toBe(true);

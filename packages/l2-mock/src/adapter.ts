@@ -305,10 +305,7 @@ class MemoryStore implements MockAdapter {
     const there = this.#objects.get(name);
     if (there?.bytes.length === bytes.length) return 0;
     if (there !== undefined && there.locks > 0) {
-      throw new CacheError(
-        "BACKEND_REFUSED",
-        "mock: a locked object of another length is there; unlock it first",
-      );
+      throw new CacheError("CONFLICT", "mock: a locked object of another length is there; unlock it first");
     }
     this.#remove(name);
     this.#objects.set(name, { key, bytes: Uint8Array.from(bytes), locks: 0 });

@@ -130,7 +130,7 @@ export class ObjectFiles {
     if (found === null) return false;
     if (this.matches(found, byteLength)) return true;
     throw new CacheError(
-      "BACKEND_REFUSED",
+      "CONFLICT",
       `${path} is there with ${found.size} bytes, which is no file of an object of ${byteLength}; it may belong to a node with another layout: delete the object first, or use another file_path or cache identity`,
       { details: { reason: "other-length", path, expectedBytes: byteLength, foundBytes: found.size } },
     );

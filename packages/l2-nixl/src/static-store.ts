@@ -268,7 +268,7 @@ export class StaticStore implements ObjectStore {
 
   #otherLength(before: number, byteLength: number): CacheError {
     return new CacheError(
-      "BACKEND_REFUSED",
+      "CONFLICT",
       `the object is there with ${before} bytes instead of ${byteLength}; delete it first, or use another cache identity`,
       { details: { reason: "other-length", expectedBytes: byteLength, foundBytes: before } },
     );

@@ -81,7 +81,7 @@ describe.skipIf(library === null)("one file an object", () => {
     for (const size of [4999, 5001, 8192, 9096]) expect(await loadOne(other, key(3), size)).toBeNull();
     expect(await isWhole(other, 2, 8192)).toBe(true);
     expect(await isWhole(other, 3, 5000)).toBe(true);
-    await expect(storeOne(other, 3, 6000)).rejects.toMatchObject({ code: "BACKEND_REFUSED" });
+    await expect(storeOne(other, 3, 6000)).rejects.toMatchObject({ code: "CONFLICT" });
   });
 
   test("a file that became shorter is a miss, one of another kind too, and the others are served", async () => {

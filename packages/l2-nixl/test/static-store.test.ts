@@ -65,7 +65,7 @@ test("after a slot map that broke in the middle of a record no page is written a
   expect(await store.store([item(3), item(1), item(1, 99)], never)).toEqual([
     isUnavailable,
     0,
-    expect.objectContaining({ code: "BACKEND_REFUSED" }),
+    expect.objectContaining({ code: "CONFLICT" }),
   ]);
   expect(written).toBe(2);
   await store.close();

@@ -117,7 +117,14 @@ function verdict(parts: WriterParts, { bytes }: BulkRequest, length: unknown): C
   parts.onMismatch();
   const what = typeof length === "number" ? `${length} bytes` : "no string";
   return new CacheError(
-    "BACKEND_REFUSED",
+    "CONFLICT",
     `${parts.location} has ${what} under a key for ${bytes.byteLength} bytes; it may be another node's: delete it first`,
+    {
+      details: {
+        reason: "other-length",
+        expectedBytes: bytes.byteLength,
+        foundBytes: typeof length === "number" ? length : null,
+      },
+    },
   );
 }

@@ -114,7 +114,8 @@ describe.skipIf(program === null)("a real server", () => {
     const { stored, failed } = await adapter.store([key(1), key(2)], [memory(3), memory(5)], never);
     expect(stored.count()).toBe(0);
     expect(failed.get(0)).toMatchObject({
-      code: "BACKEND_REFUSED",
+      code: "CONFLICT",
+      details: { reason: "other-length", foundBytes: null },
       message: expect.stringContaining("no string"),
     });
     expect(failed.get(1)).toMatchObject({

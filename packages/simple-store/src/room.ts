@@ -6,7 +6,7 @@ import type { Settings } from "./options.ts";
 /** The error of a store over a locked object of another length. */
 export function lockedError({ bytes }: Item, present: number): CacheError {
   return new CacheError(
-    "BACKEND_REFUSED",
+    "CONFLICT",
     `an object of ${present} bytes instead of ${bytes.length} is there and locked; unlock it first`,
   );
 }

@@ -336,7 +336,7 @@ test("an object of another length is replaced, unless it is locked", async () =>
   const adapter = await opened(fullStore(objects));
   await store(adapter, 1, 10);
   await lookup(adapter, 1, 10);
-  expect((await store(adapter, 1, 20)).failed.get(0)).toMatchObject({ code: "BACKEND_REFUSED" });
+  expect((await store(adapter, 1, 20)).failed.get(0)).toMatchObject({ code: "CONFLICT" });
   adapter.unlock([keyOf(1)]);
   expect((await store(adapter, 1, 20)).stored.has(0)).toBe(true);
   expect(adapter.usage().totalBytesUsed).toBe(20);

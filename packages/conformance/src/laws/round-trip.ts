@@ -165,7 +165,16 @@ async function storeOtherLength(context: LawContext): Promise<void> {
   await storeAll(context, adapter, [first]);
   const second = sample(context, 2, 1024, first.key);
   const result = await adapter.store([second.key], [second.source], context.signal);
-  // Replacing it and refusing it are both honest; claiming to have stored what is not there is not.
+  // Replacing it and refusing it are both honest; claiming to have stored what is not there is not. Whoever refuses
+  // says that it is this key's affair: an engine would take other codes for a store in trouble.
+  if (!result.stored.has(0)) {
+    const { code, details } = result.failed.get(0) ?? {};
+    assert.deepEqual(
+      [code, details?.["reason"]],
+      ["CONFLICT", "other-length"],
+      "why another length is refused",
+    );
+  }
   await assertWhole(context, adapter, result.stored.has(0) ? second : first);
 }
 

@@ -269,7 +269,7 @@ export class StoreController {
     for (const [i, { key }] of batch.entries()) {
       const error = failures.get(i);
       if (bits?.has(i) === true) stored.push(key);
-      else if (hasOneOf(error, HOPELESS)) hopeless.push(key);
+      else if (isHopeless(error)) hopeless.push(key);
       else if (untried || hasOneOf(error, NOTHING_THERE)) failed.push(key);
       else doubtful.push(key);
     }
@@ -371,6 +371,12 @@ export class StoreController {
 
 function hasOneOf(error: CacheError | undefined, codes: readonly CacheErrorCode[]): boolean {
   return error !== undefined && codes.some((code) => hasCode(error, code));
+}
+
+/** An object of another length may be another node's: only who deletes it makes room. */
+function isHopeless(error: CacheError | undefined): boolean {
+  if (hasOneOf(error, HOPELESS)) return true;
+  return hasOneOf(error, ["CONFLICT"]) && error?.details["reason"] === "other-length";
 }
 
 function firstMessage(failures: ReadonlyMap<number, CacheError>): string {

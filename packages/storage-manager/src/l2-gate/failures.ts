@@ -21,6 +21,7 @@ const NOT_COUNTED: ReadonlySet<CacheErrorCode> = new Set<CacheErrorCode>([
   "INVALID_ARGUMENT",
   "UNSUPPORTED",
   "DATA_CORRUPT",
+  "CONFLICT",
 ]);
 
 const KNOWN_CODES: ReadonlySet<string> = new Set(CACHE_ERROR_CODES);

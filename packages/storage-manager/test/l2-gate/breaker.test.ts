@@ -130,6 +130,7 @@ describe("circuit breaker", () => {
     "INVALID_ARGUMENT",
     "UNSUPPORTED",
     "DATA_CORRUPT",
+    "CONFLICT",
   ])("does not count %s, as a rejection or for a key", async (code) => {
     const { gate, adapter } = await openGate({ breakerFailures: 1 });
     const error = new CacheError(code as CacheErrorCode, "no");

@@ -1,4 +1,4 @@
-import type { L2Adapter, ObjectKey } from "@cache/contracts";
+import { Bitmap, CacheError, type L2Adapter, type ObjectKey } from "@cache/contracts";
 import type { MockAdapter } from "@cache/l2-mock";
 import { beforeEach, describe, expect, it } from "vitest";
 import { mockAdapter, startEngine, type TestEngine } from "../support/engine.ts";
@@ -124,6 +124,38 @@ describe("an object that was stored", () => {
     await engine.settle();
     expect(engine.eventsOf("l2.store.given_up")).toHaveLength(1);
     expect(engine.state.slots.orderEnds.count).toBe(3);
+  });
+});
+
+describe("objects of another length in the store", () => {
+  it("cost nothing but themselves: each is given up at once, and others are stored and served", async () => {
+    const taken = Array.from({ length: 8 }, (_, n) => prompt(`taken-${n}`, 1));
+    const takenHashes = new Set(taken.map(({ hashes }) => Buffer.from(hashes).toString("hex")));
+    const keeping: L2Adapter = {
+      ...withoutDelete(l2),
+      async store(keys, objects, signal) {
+        const [key] = keys;
+        if (!takenHashes.has(Buffer.from(key?.chunkHash ?? "").toString("hex"))) {
+          return l2.store(keys, objects, signal);
+        }
+        const details = { reason: "other-length", expectedBytes: 4_096, foundBytes: 100 };
+        const error = new CacheError("CONFLICT", "100 bytes are there: delete them first", { details });
+        return { stored: new Bitmap(1), failed: new Map([[0, error]]), bytesTransferred: 0 };
+      },
+    };
+    const engine = await engineWith({ keeping });
+    for (const one of taken) {
+      await engine.store(1n, one.range());
+      await engine.settle();
+    }
+    const over = engine.eventsOf("l2.store.given_up");
+    expect(over.map(({ reason }) => reason)).toEqual(
+      taken.map(() => "100 bytes are there: delete them first"),
+    );
+    await engine.store(1n, chat.range());
+    await engine.settle();
+    await engine.manager.clear(true);
+    expect(await engine.fetch(1n, chat.lookup())).toBe(3);
   });
 });
 
