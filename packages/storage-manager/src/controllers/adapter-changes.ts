@@ -2,7 +2,7 @@ import { CacheError, hasCode, messageOf, objectKey, workerKvRank } from "@cache/
 import type { Core } from "../core.ts";
 import type { AttachedAdapter, AdapterSetup } from "./attached-adapter.ts";
 import { type Copies, emptyAccount, giveUpStores, onlyCopiesOf } from "./account-slices.ts";
-import type { AdapterUnit, L2Tier } from "./l2-tier.ts";
+import type { AdapterUnit, L2Tier, RetiredAdapter } from "./l2-tier.ts";
 import type { PrefetchController } from "./prefetch-controller.ts";
 
 /** How often a drain looks whether it is over. */
@@ -98,6 +98,7 @@ export class AdapterChanges {
         this.#assertGoingOn();
       } catch (error) {
         await adapter.gate.close();
+        this.#tier.retire({ adapter, store: null });
         throw error;
       }
       this.#core.record({ type: "adapter.added", id, base: setup.base ?? "", config });
@@ -113,7 +114,7 @@ export class AdapterChanges {
 
   #prepare(setup: AdapterSetup): AttachedAdapter {
     const { location, capabilities } = setup.adapter;
-    const sameData = ({ adapter: { adapter } }: AdapterUnit): boolean =>
+    const sameData = ({ adapter: { adapter } }: RetiredAdapter): boolean =>
       capabilities.persistent && adapter.location === location;
     const holder = this.#tier.units.find(sameData);
     if (holder !== undefined) {
@@ -121,11 +122,13 @@ export class AdapterChanges {
       throw new CacheError("CONFLICT", text);
     }
     const { retired } = this.#tier;
-    const before = retired.find((unit) => unit.adapter.id === setup.id || sameData(unit));
+    // Of one that was never asked to store nothing stands under its id.
+    const sameId = ({ adapter, store }: RetiredAdapter): boolean => store !== null && adapter.id === setup.id;
+    const before = retired.find((unit) => sameId(unit) || sameData(unit));
     if (before !== undefined) {
       throw new CacheError(
         "CONFLICT",
-        `operations of the removed adapter '${before.adapter.id}' have not settled: what they still do there would ` +
+        `operations of an adapter '${before.adapter.id}' that is gone have not settled: what they still do there would ` +
           "be taken for this one's; try again when GET /adapters does not list it, or restart the engine",
       );
     }

@@ -19,6 +19,13 @@ export interface AdapterUnit {
   readonly keeper: L2Keeper;
 }
 
+/** An adapter that is no part of the tier any more, or never became one. */
+export interface RetiredAdapter {
+  readonly adapter: AttachedAdapter;
+  /** Null if nothing was ever stored to it. */
+  readonly store: StoreController | null;
+}
+
 /** How adapters are opened. */
 export interface TierPorts {
   readonly gate: Partial<GateOptions>;
@@ -33,8 +40,8 @@ export class L2Tier {
   #units: readonly AdapterUnit[] = [];
   #adapters: readonly AttachedAdapter[] = [];
   #readers: readonly AttachedAdapter[] = [];
-  /** Removed, with operations that may not have settled: number and location are not given to another one. */
-  #retired: AdapterUnit[] = [];
+  /** Those that may not have settled: their numbers and locations are not given to others. */
+  #retired: RetiredAdapter[] = [];
 
   constructor(core: Core, room: Room) {
     this.#core = core;
@@ -55,8 +62,8 @@ export class L2Tier {
     return this.#readers;
   }
 
-  /** Removed adapters with operations that have not settled. */
-  get retired(): readonly AdapterUnit[] {
+  /** Adapters that were removed, or could not be added, with operations that have not settled. */
+  get retired(): readonly RetiredAdapter[] {
     this.#retired = this.#retired.filter(isUnsettled);
     return this.#retired;
   }
@@ -190,7 +197,12 @@ export class L2Tier {
     this.endReading(unit.adapter);
     this.#units = this.#units.filter((one) => one !== unit);
     this.#adapters = this.#adapters.filter((one) => one !== unit.adapter);
-    if (isUnsettled(unit)) this.#retired = [...this.#retired, unit];
+    this.retire(unit);
+  }
+
+  /** Remembers an adapter that was closed for as long as something of it is under way. */
+  retire(retired: RetiredAdapter): void {
+    if (isUnsettled(retired)) this.#retired = [...this.#retired, retired];
   }
 
   /** Begins what runs beside the clients' work: settling doubts and listing. */
@@ -247,11 +259,12 @@ export class L2Tier {
   }
 }
 
-/** True while an operation of the adapter may still touch memory, or tell what it has stored, or its close writes. */
-function isUnsettled({ adapter, store }: AdapterUnit): boolean {
+/** True while an operation of the adapter may touch memory or tell what it stored, or its open or close may write. */
+function isUnsettled({ adapter, store }: RetiredAdapter): boolean {
   if (adapter.gate.isClosing) return true;
   const { stuck, inFlight } = adapter.gate.status();
-  return stuck.operations > 0 || store.inFlight > 0 || Object.values(inFlight).some((count) => count > 0);
+  if (store !== null && store.inFlight > 0) return true;
+  return stuck.operations > 0 || Object.values(inFlight).some((count) => count > 0);
 }
 
 /** Opens all adapters; if one cannot be opened, closes the others and says why. */

@@ -32,7 +32,7 @@ export interface GuardedAdapter {
   readonly adapter: L2Adapter;
   /** Where the circuit breaker stands. */
   readonly breaker: BreakerState;
-  /** True while the adapter's own `close` has not ended, also past its deadline. */
+  /** True while the adapter's own `close`, or an `open` that it ended, has not settled: also past the deadline. */
   readonly isClosing: boolean;
   /** True if an operation would be tried now: the adapter is open and the breaker lets it through. */
   canTry(): boolean;

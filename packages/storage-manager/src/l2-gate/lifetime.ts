@@ -121,9 +121,9 @@ export class AdapterLifetime {
     return { closed: error === null, stuck, error };
   }
 
-  /** True while the adapter's own `close` has not ended, whatever was reported: it may still write. */
+  /** See `GuardedAdapter.isClosing`. */
   get isClosing(): boolean {
-    return this.#closesRunning > 0;
+    return this.#closesRunning > 0 || (this.#closing !== null && this.#attempt !== null);
   }
 
   async #closeAdapter(): Promise<CacheError | null> {

@@ -93,6 +93,22 @@ describe("an adapter that is added", () => {
     expect(ids(engine)).toEqual(["l2", "mock.2"]);
   });
 
+  it("is not tried again on the same data while its open hangs", async () => {
+    const behind = await opened();
+    const engine = await engineWith({ l2 });
+    let connect: () => void = () => undefined;
+    const hanging = handleOn(behind, "place");
+    hanging.open = () => new Promise<void>((resolve) => (connect = resolve));
+    await expect(add(engine, "fs.2", hanging)).rejects.toSatisfy((error) => hasCode(error, "ABORTED"));
+    expect(engine.manager.status()["l2_adapters_unsettled"]).toMatchObject([{ id: "fs.2" }]);
+    await expect(add(engine, "fs.3", handleOn(behind, "place"))).rejects.toThrow(/have not settled/);
+    connect();
+    await engine.settle();
+    expect(engine.manager.status()["l2_adapters_unsettled"]).toEqual([]);
+    await add(engine, "fs.2", handleOn(behind, "place"));
+    expect(ids(engine)).toEqual(["l2", "fs.2"]);
+  });
+
   it("must not have another's id or data, nor come while another change is under way", async () => {
     const behind = await opened();
     const engine = await engineWith({ l2, fs: handleOn(behind, "place") });
