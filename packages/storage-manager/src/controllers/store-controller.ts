@@ -9,9 +9,9 @@ import { removeFromL2 } from "./l2-removal.ts";
 import { settledCall } from "./settled-call.ts";
 import { StoreQueue, type StoreItem } from "./store-queue.ts";
 
-/** Pause before the first retry of a store; doubles up to the last. */
+/** Pause before the first retry of a store; doubles up to the last. Retries are single objects: they may come often. */
 const RETRY_FIRST_MS = 500;
-const RETRY_LAST_MS = 15_000;
+const RETRY_LAST_MS = 2_000;
 /** Failures after which nothing of the object is in the store. All others leave a doubt. */
 const NOTHING_THERE = ["BREAKER_OPEN", "LIMIT_REACHED", "BACKEND_FULL"] as const;
 /** Failures that no retry mends. */
@@ -100,7 +100,10 @@ export class StoreController {
         if (this.queued > 0) this.#pause();
         break;
       }
-      const batch = this.#queue.next();
+      // In trouble one object tries for all.
+      const isProbe = this.#pauses > 0;
+      if (isProbe && this.#inFlight > 0) break;
+      const batch = this.#queue.next(isProbe ? 1 : undefined);
       if (batch.length === 0) {
         // Only what waits behind a doubt is left: time must end that, too.
         if (this.queued > 0 && this.#inFlight === 0) this.#pause();

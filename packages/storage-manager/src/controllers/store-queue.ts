@@ -85,8 +85,12 @@ export class StoreQueue {
     return wanted.filter(free);
   }
 
-  /** The next objects of one group and layout that wait; empty if there is nothing to do now. */
-  next(): StoreItem[] {
+  /**
+   * The next objects of one group and layout that wait; empty if there is nothing to do now.
+   *
+   * @param most objects; default the configured batch.
+   */
+  next(most = this.#core.options.storeBatchKeysMax): StoreItem[] {
     const { state, options } = this.#core;
     const ledger = state.ledger(this.#adapter);
     const items: StoreItem[] = [];
@@ -112,8 +116,7 @@ export class StoreQueue {
       const [first] = items;
       if (first !== undefined) {
         if (state.keys.group.get(key) !== group || item.layout !== first.layout) break;
-        if (items.length >= options.storeBatchKeysMax || bytes + item.length > options.storeBatchBytesMax)
-          break;
+        if (items.length >= most || bytes + item.length > options.storeBatchBytesMax) break;
       }
       this.#head++;
       group = state.keys.group.get(key);

@@ -102,6 +102,28 @@ describe("an object that was stored", () => {
     expect(engine.state.ledger(0)).toMatchObject({ storedCount: 3, inDoubt: 0, ownBytes: 3 * 4_096 });
   });
 
+  it.each([
+    ["BACKEND_FULL", 3],
+    ["BACKEND_UNAVAILABLE", 30], // the breaker has waited longer and longer
+  ] as const)("waits while one tries for all after %s, and goes within %i s", async (code, seconds) => {
+    const engine = await engineWith({ l2 });
+    const sizes: number[] = [];
+    const store = l2.store.bind(l2);
+    let isBroken = true;
+    l2.store = (keys, objects, signal) => {
+      sizes.push(keys.length);
+      return isBroken ? Promise.reject(new CacheError(code, "no")) : store(keys, objects, signal);
+    };
+    await engine.store(1n, prompt("long", 12).range());
+    await engine.pass(45 * SECOND, SECOND / 2);
+    expect(sizes.slice(0, 1)).toEqual([12]);
+    expect(new Set(sizes.slice(1))).toEqual(new Set([1]));
+    isBroken = false;
+    await engine.pass(seconds * SECOND, SECOND / 2);
+    expect(l2.status()["object_count"]).toBe(12);
+    expect(engine.eventsOf("l2.store.given_up")).toEqual([]);
+  });
+
   it("is given up after enough failures and time: an event says so, and L1 may drop it", async () => {
     l2.control.failNext("store", 1_000);
     const engine = await engineWith({ l2 }, { reapUnpingedMs: 0 });
