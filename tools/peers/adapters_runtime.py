@@ -6,72 +6,37 @@ another set of adapters is not.
 """
 import collections, json, os, random, subprocess, threading, time, urllib.error, urllib.request
 
-from client import Layout, RawClient, Report, Sequence, WrongBytes, check_served, store_all, wait_for
+from client import Layout, RawClient, Report, Sequence, check_served, store_all, wait_for
 from lmcache.v1.mp_observability.errors import LMCacheTimeoutError
+from load import ANSWER_SECONDS, CHUNKS, Load
 from server import REPO, Server, work_dir
 
 LAYOUT = Layout(layers=4)  # 1 MiB an object
-CHUNKS = 2
-SEQUENCES = 120  # 240 MiB in use at a time: more than L1 has, so that most loads come from L2
-NEW_EVERY_SECONDS = 0.5  # so that there is always something to store
 L1_GB = 0.125
-# A lookup's prefetch ends after 2 s and 0.1 s for 1,024 tokens; the rest is for a machine that has other work.
-ANSWER_SECONDS = 2.05 + 3.0
 KILLS = int(os.environ.get("PEERS_KILLS", 6))
 MOCK = {"type": "mock", "max_size_gb": 0.2, "mock_bandwidth_gb": 1, "eviction": {"eviction_policy": "LRU"}}
 
 
-class Load:
-    """Threads that store and load random sequences and compare every byte, until they are stopped."""
+class LoadOverRestarts(Load):
+    """What was under way when the engine went down may stay without an answer."""
 
-    def __init__(self, url, threads=2):
-        self.url, self.stopping, self.down = url, threading.Event(), []
-        self.counts, self.slowest, self.bad = collections.Counter(), 0.0, []
-        self.threads = [threading.Thread(target=self.run, args=(n,), daemon=True) for n in range(threads)]
-        for thread in self.threads:
-            thread.start()
+    def __init__(self, url):
+        self.down = []
+        super().__init__(url, "runtime", LAYOUT, timeout=12)
 
-    def run(self, seed):
-        choose = random.Random(seed)
-        client = RawClient(self.url, "runtime", LAYOUT, timeout=12)
-        client.register()
-        while not self.stopping.is_set():
-            oldest = int(time.monotonic() / NEW_EVERY_SECONDS)
-            sequence = Sequence(oldest + choose.randrange(SEQUENCES), CHUNKS)
-            self.call("load", client.load, sequence)
-            self.call("store", client.store, sequence)
-            time.sleep(0.002)  # the engine and the check share a machine with others
-        client.close()
+    def failed(self, what, error, begin, counts, bad):
+        if isinstance(error, (TimeoutError, LMCacheTimeoutError)) and self.was_down(begin):
+            counts["died with the engine"] += 1
+        else:
+            super().failed(what, error, begin, counts, bad)
 
-    def call(self, what, action, sequence):
-        begin = time.monotonic()
-        try:
-            answer = action(sequence)
-            if what == "load":
-                self.counts["hits"] += answer
-                self.counts["misses"] += answer < CHUNKS
-            else:
-                self.counts[answer] += 1
-        except WrongBytes as error:
-            self.bad.append(f"wrong bytes: {error}")
-        except (TimeoutError, LMCacheTimeoutError) as error:
-            if self.was_down(begin):
-                self.counts["died with the engine"] += 1
-            else:
-                self.bad.append(f"{what} unanswered: {error!r}")
-        except Exception as error:
-            self.bad.append(f"{what}: {error!r}")
+    def took(self, what, begin, bad):
         if not self.was_down(begin):
-            self.slowest = max(self.slowest, time.monotonic() - begin)
+            super().took(what, begin, bad)
 
     def was_down(self, begin):
         """True if the engine was down at some time since then."""
         return any(up is None or up >= begin for _, up in self.down)
-
-    def stop(self):
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join(60)
 
 
 class Drill:
@@ -82,7 +47,7 @@ class Drill:
         self.server = Server("runtime", L1_GB, l2={"type": "fs", "base_path": str(self.one)},
                              extra=["--adapter-path-root", str(root), "--adapter-path-root", str(self.one.parent)])
         self.server.start()
-        self.load = Load(self.server.url)
+        self.load = LoadOverRestarts(self.server.url)
 
     def http(self, method, path, body=None, seconds=120):
         request = urllib.request.Request(self.server.http + path, None if body is None else json.dumps(body).encode(),

@@ -20,12 +20,10 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 
 from huggingface_hub import HfApi
 
-from client import Layout, RawClient, Report, Sequence, check_served, store_all, wait_for
+from client import Report, wait_for
 from server import Server
+from sharing import LAYOUTS, TOTAL, serve, store
 
-LAYOUTS = {"one-plane": Layout(layers=2), "two-planes": Layout(layers=2, planes=2, dtype="float16")}
-SALTS = ("", "tenant-1")
-WANTED = [Sequence(100, 3), Sequence(101, 1)]
 api = HfApi(token=TOKEN)
 
 
@@ -90,38 +88,21 @@ def in_bucket():
         return []  # neither bucket nor folder yet
 
 
-def with_variant(salt):
-    return [Sequence(one.seed, one.chunks, variant=len(salt)) for one in WANTED]
-
-
 def write_then_read(report, writer_kind, reader_kind):
     label = f"{writer_kind} writes, {reader_kind} reads"
     adapter = {"type": "hfbucket", "bucket_handle": HANDLE, "create_bucket_if_missing": True}
-    models = {f"org/model {name}".replace(" ", "-"): layout for name, layout in LAYOUTS.items()}
     server = Server("writer", 0.5, l2=adapter, kind=writer_kind)
     server.start()
-    for model, layout in models.items():
-        for salt in SALTS:
-            client = RawClient(server.url, model, layout, salt=salt, timeout=60)
-            client.register()
-            stored = store_all(client, with_variant(salt))["stored"]
-            report.equal(f"{label}: {model} stored{', salted' if salt else ''}", len(stored), 2)
-            client.close()
-    total = len(models) * len(SALTS) * 4
-    complete = wait_for(lambda: len(in_bucket()) == total, 90)
-    report.check(f"{label}: files written", complete, f"{len(in_bucket())} of {total}")
+    store(report, label, server)
+    complete = wait_for(lambda: len(in_bucket()) == TOTAL, 90)
+    report.check(f"{label}: files written", complete, f"{len(in_bucket())} of {TOTAL}")
     server.destroy()
     report.equal(f"{label}: a file is the object, nothing else", {entry.size for entry in in_bucket()},
-                 {lay.object_bytes for lay in models.values()})
+                 {lay.object_bytes for lay in LAYOUTS.values()})
 
     server = Server("reader", 0.5, l2=adapter, kind=reader_kind)
     server.start()
-    for model, layout in models.items():
-        for salt in SALTS:
-            client = RawClient(server.url, model, layout, salt=salt, timeout=60)
-            client.register()
-            check_served(report, f"{label}: {model}{', salted' if salt else ''}", client, with_variant(salt), attempts=5)
-            client.close()
+    serve(report, label, server, attempts=5)
     report.check(f"{label}: no token in the log", TOKEN not in server.log.read_text(errors="replace"))
     server.destroy()
     api.delete_bucket(BUCKET)

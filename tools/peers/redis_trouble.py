@@ -3,76 +3,21 @@
 One line a trouble. "Recovered" is the time from the end of the trouble until objects were both read from Redis and
 written to it again. A miss is a load that got fewer chunks than asked: a right answer, as the client then computes.
 """
-import collections, random, threading, time
+import collections, time
 
 import redis
-from client import Layout, RawClient, Report, Sequence, WrongBytes, wait_for
+from client import Layout, Report, wait_for
+from load import Load
 from redis_proxy import Proxy
 from redis_server import Redis, find_redis
 from server import Server
 
 LAYOUT = Layout(layers=4)  # 1 MiB an object
-CHUNKS = 2
-SEQUENCES = 120  # 240 MiB in use at a time: more than L1 has, so that most loads come from Redis
-NEW_EVERY_SECONDS = 0.5  # a sequence that nobody has leaves and enters that use, so that there is always something to store
 L1_GB = 0.125
-# A lookup's prefetch ends after 2 s and 0.1 s for 1,024 tokens; the rest is for a machine that has other work.
-ANSWER_SECONDS = 2.05 + 3.0
 # The engine's breaker and its stores' pauses grow to 4 s in troubles as short as these.
 RECOVERY_SECONDS = 30
 TROUBLE_SECONDS = 4
 TIMEOUTS = {"request_timeout": 1.5, "connection_timeout": 2}
-
-
-class Load:
-    """Threads that store and load random sequences and compare every byte, until they are stopped."""
-
-    def __init__(self, url, threads=2):
-        self.url, self.stopping = url, threading.Event()
-        self.begin()
-        self.threads = [threading.Thread(target=self.run, args=(n,), daemon=True) for n in range(threads)]
-        for thread in self.threads:
-            thread.start()
-
-    def begin(self):
-        """Counts from here on; what was under way counts to the figures before."""
-        self.counts, self.slowest, self.bad = collections.Counter(), 0.0, []
-
-    def run(self, seed):
-        choose = random.Random(seed)
-        client = RawClient(self.url, "trouble", LAYOUT, timeout=60)
-        client.register()
-        while not self.stopping.is_set():
-            oldest = int(time.monotonic() / NEW_EVERY_SECONDS)
-            sequence = Sequence(oldest + choose.randrange(SEQUENCES), CHUNKS)
-            self.call("load", client.load, sequence)
-            self.call("store", client.store, sequence)
-            time.sleep(0.002)  # the engine and the check share a machine with others
-        client.close()
-
-    def call(self, what, action, sequence):
-        counts, bad, begin = self.counts, self.bad, time.monotonic()
-        try:
-            answer = action(sequence)
-            if what == "load":
-                counts["hits"] += answer
-                counts["misses"] += answer < CHUNKS
-            else:
-                counts[answer] += 1
-        except WrongBytes as error:
-            bad.append(f"wrong bytes: {error}")
-        except Exception as error:
-            bad.append(f"{what} unanswered: {error!r}")
-            time.sleep(0.1)
-        took = time.monotonic() - begin
-        self.slowest = max(self.slowest, took)
-        if took > ANSWER_SECONDS:
-            bad.append(f"{what} took {took:.1f} s")
-
-    def stop(self):
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join(90)
 
 
 def adapter(server):
@@ -116,7 +61,7 @@ def under_trouble(report, server, load, label, trouble, needs=lambda: None):
 
 def starts(report, server, label):
     server.start()
-    load = Load(server.url)
+    load = Load(server.url, "trouble", LAYOUT, timeout=60)
     report.check(f"{label}: a load runs", wait_for(lambda: adapter(server)["bytes_read"] > 16 * 2**20, 60))
     return load
 
