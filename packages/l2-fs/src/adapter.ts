@@ -1,7 +1,13 @@
-import { randomBytes } from "node:crypto";
 import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
-import { abortedError, assertBuffers, type KeyListing, orAborted } from "@cache/adapter-kit";
+import {
+  abortedError,
+  type DirectoryScan,
+  assertBuffers,
+  type KeyListing,
+  newTemporaryOwner,
+  orAborted,
+} from "@cache/adapter-kit";
 import {
   type AdapterLog,
   type AdapterStatus,
@@ -21,7 +27,7 @@ import {
 } from "@cache/contracts";
 import { Capacity } from "./capacity.ts";
 import { type FsConfig, permissionBits } from "./config.ts";
-import { type PreparedDirectory, prepareDirectory, readHostToken } from "./directory.ts";
+import { type PreparedDirectory, prepareDirectory } from "./directory.ts";
 import type { FileOutcome, FileSettings } from "./file-job.ts";
 import { FileJobs } from "./file-jobs.ts";
 import { FileThreads } from "./file-threads.ts";
@@ -31,13 +37,12 @@ import { NameLocks } from "./name-locks.ts";
 import { encodeFileName, temporaryPrefix } from "./names.ts";
 import { failureOf, type NamedObject, ObjectFiles } from "./object-files.ts";
 import { allSettled, Operations } from "./operations.ts";
-import { DirectoryScan, openTokens } from "./scan.ts";
+import { directoryScan } from "./scan.ts";
 import type { Stop } from "./stop.ts";
 
 /** What exists from `open` on. */
 interface Opened {
   readonly log: AdapterLog;
-  readonly openToken: string;
   /** Null if there are to be none. */
   readonly threads: FileThreads | null;
   readonly jobs: FileJobs;
@@ -112,34 +117,32 @@ class FsAdapter implements L2Adapter {
     const basePath = this.location;
     const config = this.#config;
     const directory = await prepareDirectory(port, basePath, config, log);
-    const hostToken = await readHostToken();
+    const owner = await newTemporaryOwner();
     if (signal.aborted || this.#closing !== null) throw abortedError();
-    const openToken = randomBytes(4).toString("hex");
-    openTokens().add(openToken);
-    const prefix = temporaryPrefix(id, { hostToken, pid: process.pid, openToken });
-    const settings = this.#settings(directory, prefix);
+    const settings = this.#settings(directory, temporaryPrefix(id, owner));
     const l1Address = this.#l1.ptr;
     // Threads call the C library through what mapped L1: koffi.
     const canHaveThreads = port === nodeFsPort && l1Address !== null && process.platform === "linux";
     const count = canHaveThreads ? threadCount(config) : 0;
     const threads = count === 0 ? null : new FileThreads({ settings, l1: this.#l1, count, log });
     const jobs = new FileJobs({ port, settings, l1Address, threads, operations: this.#operations, log });
-    const scan = new DirectoryScan({
-      port,
-      basePath,
-      temporaryPath: directory.temporaryPath,
-      hostToken,
-      log,
-      account: this.#capacity,
-      filesPerSecond: config.scan_files_per_second,
-      intervalMs: config.scan_interval_seconds * 1000,
-    });
+    const { temporaryPath } = directory;
+    const scan = directoryScan(
+      { port, basePath, temporaryPath },
+      {
+        owner,
+        log,
+        account: this.#capacity,
+        filesPerSecond: config.scan_files_per_second,
+        intervalMs: config.scan_interval_seconds * 1000,
+      },
+    );
     const shared = { capacity: this.#capacity, names: this.#names };
     const files = new ObjectFiles({ port, basePath, device: directory.device, jobs, ...shared });
-    this.#opened = { log, openToken, threads, jobs, files, scan };
+    this.#opened = { log, threads, jobs, files, scan };
+    scan.start();
     this.#operations.begin();
     this.#capacity.refreshFreeBytes();
-    scan.start();
   }
 
   #settings({ temporaryPath, blockBytes }: PreparedDirectory, prefix: string): FileSettings {
@@ -166,7 +169,6 @@ class FsAdapter implements L2Adapter {
     if (this.#opened === null) return; // an attempt to open that is under way ends by itself
     await this.#opened.threads?.close();
     await this.#opened.scan.stop();
-    openTokens().delete(this.#opened.openToken);
     this.#names.clear();
   }
 

@@ -1,5 +1,4 @@
-import { createHash } from "node:crypto";
-import { constants, promises as fs, type Stats } from "node:fs";
+import { constants, type Stats } from "node:fs";
 import { join } from "node:path";
 import { type AdapterLog, CacheError } from "@cache/contracts";
 import { type FsConfig, permissionBits } from "./config.ts";
@@ -97,16 +96,4 @@ export async function prepareDirectory(
   } catch (error) {
     throw backendError(error, "look at the filesystem of", basePath);
   }
-}
-
-/**
- * Eight hex digits that are equal for processes whose ids can be compared: same boot, same pid namespace. Random
- * where the kernel tells neither.
- */
-export async function readHostToken(): Promise<string> {
-  const parts = await Promise.all([
-    fs.readFile("/proc/sys/kernel/random/boot_id", "utf8"),
-    fs.readlink("/proc/self/ns/pid"),
-  ]).catch(() => [String(Math.random()), String(process.hrtime.bigint())]);
-  return createHash("sha256").update(parts.join("\0")).digest("hex").slice(0, 8);
 }

@@ -1,3 +1,4 @@
+import { OWNER_PATTERN, ownerOf, ownerText, type TemporaryOwner } from "@cache/adapter-kit";
 import { CacheError, type ObjectKey, objectKey } from "@cache/contracts";
 
 /** Longest file name of the filesystems that we run on, in bytes. */
@@ -79,17 +80,9 @@ export function decodeFileName(name: string): ObjectKey | null {
   }
 }
 
-/** What a temporary's name tells about its writer. */
-export interface TemporaryOwner {
-  /** Hash of boot and pid namespace: process ids can be compared only where it is equal. */
-  readonly hostToken: string;
-  readonly pid: number;
-  /** Random, of one open adapter. */
-  readonly openToken: string;
-}
-
-const TEMPORARY =
-  /^\.cache-engine\.[A-Za-z0-9_-]{1,32}\.([0-9a-f]{8})\.([0-9]{1,10})\.([0-9a-f]{8})\.[0-9a-z]+\.tmp$/;
+const TEMPORARY = new RegExp(
+  String.raw`^\.cache-engine\.[A-Za-z0-9_-]{1,32}\.${OWNER_PATTERN}\.[0-9a-z]+\.tmp$`,
+);
 
 /**
  * Start of the names of one open adapter's temporaries; a counter and `.tmp` follow. LMCache opens exact names
@@ -97,12 +90,10 @@ const TEMPORARY =
  */
 export function temporaryPrefix(adapterId: string, owner: TemporaryOwner): string {
   const id = adapterId.replaceAll(/[^A-Za-z0-9_-]/g, "_").slice(0, 32) || "_";
-  return `.cache-engine.${id}.${owner.hostToken}.${owner.pid}.${owner.openToken}.`;
+  return `.cache-engine.${id}.${ownerText(owner)}.`;
 }
 
 /** The owner of one of our temporaries, null for any other file. */
 export function parseTemporaryName(name: string): TemporaryOwner | null {
-  const [, hostToken, pid, openToken] = TEMPORARY.exec(name) ?? [];
-  if (hostToken === undefined || pid === undefined || openToken === undefined) return null;
-  return { hostToken, pid: Number(pid), openToken };
+  return ownerOf(TEMPORARY.exec(name));
 }

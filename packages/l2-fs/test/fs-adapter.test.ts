@@ -2,6 +2,7 @@ import { mkdir, readdir, readFile, stat, symlink, truncate, utimes, writeFile } 
 import { execFileSync } from "node:child_process";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { newTemporaryOwner } from "@cache/adapter-kit";
 import { decodeObjectKey, keyString } from "@cache/contracts";
 import { describe, expect, test } from "vitest";
 import { type FsPort, nodeFsPort } from "../src/fs-port.ts";
@@ -175,8 +176,7 @@ describe("capacity", () => {
 test("the scan removes dead temporaries of ours in both places, and no others", async () => {
   const base = await temporaryDirectory();
   await mkdir(join(base, "tmp"));
-  const { readHostToken } = await import("../src/directory.ts");
-  const hostToken = await readHostToken();
+  const { hostToken } = await newTemporaryOwner();
   const owner = { hostToken, pid: 0x7fffffff, openToken: "00000001" };
   const dead = `${temporaryPrefix("fs", owner)}0.tmp`;
   const alive = `${temporaryPrefix("fs", { ...owner, pid: process.ppid })}0.tmp`;

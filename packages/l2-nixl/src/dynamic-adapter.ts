@@ -1,12 +1,11 @@
 import { resolve } from "node:path";
+import { newTemporaryOwner } from "@cache/adapter-kit";
 import type { L1MemoryDesc, L2Adapter, OpenContext } from "@cache/contracts";
 import { NixlAdapter } from "./adapter.ts";
 import { openBackend } from "./backend.ts";
 import { capacityBytes, type DynamicConfig, isTrue, permissionBits } from "./config.ts";
-import { readHostToken } from "./directory-scan.ts";
 import { DynamicStore } from "./dynamic-store.ts";
 import { L1Region } from "./memory.ts";
-import { newOpenToken } from "./names.ts";
 import { writesOnlyFromHere } from "./static-adapter.ts";
 
 const BATCH_KEYS_MAX = 1024;
@@ -66,7 +65,7 @@ async function open(config: DynamicConfig, l1: L1MemoryDesc, directory: string, 
       directoryMode: permissionBits(config.directory_mode),
       capacityBytes: capacityBytes(config),
       scanIntervalMs: config.scan_interval_seconds * 1000,
-      owner: { hostToken: await readHostToken(), pid: process.pid, openToken: newOpenToken() },
+      owner: await newTemporaryOwner(),
       agent,
       l1: region,
       blocks,

@@ -1,4 +1,4 @@
-import { abortedError, KeyListing, TierAccount } from "@cache/adapter-kit";
+import { abortedError, type DirectoryScan, KeyListing, TierAccount } from "@cache/adapter-kit";
 import {
   type AdapterLog,
   type AdapterUsage,
@@ -9,7 +9,7 @@ import {
   type PageRequest,
 } from "@cache/contracts";
 import type { NixlAgent, NixlFailure } from "./agent.ts";
-import { DirectoryScan } from "./directory-scan.ts";
+import { directoryScan, objectNames } from "./directory-scan.ts";
 import { backendError } from "./errors.ts";
 import { closeQuietly, errnoOf, files, forEachFile, FreeBytes } from "./files.ts";
 import type { Blocks, L1Region } from "./memory.ts";
@@ -47,24 +47,23 @@ export class DynamicStore implements ObjectStore {
     const { directory, isSharded, owner, log, scanIntervalMs } = options;
     this.#files = new ObjectFiles(options);
     this.#account = new TierAccount({ location: directory, limitBytes: options.capacityBytes });
-    this.#scan = new DirectoryScan({
+    this.#scan = directoryScan(isSharded, {
       directory,
-      isSharded,
       owner,
       log,
       account: this.#account,
-      lengthOf: (found) => this.#files.lengthOf(found),
+      lengthOf: (found) => this.#files.lengthOf(found.size),
       intervalMs: scanIntervalMs,
     });
     this.#free = new FreeBytes(directory);
     this.#listing = new KeyListing({
-      names: () => this.#scan.names(),
+      names: () => objectNames(directory, isSharded),
       decode: decodeFileName,
       modelPrefix: (modelName) => `${encodeModelName(modelName)}_`,
       entry: async (name, key) => {
         const found = await this.#files.stat(this.#files.path(name, key));
         if (found === null) return null;
-        const size_bytes = this.#files.lengthOf(found);
+        const size_bytes = this.#files.lengthOf(found.size);
         return { key: encodeObjectKey(key), size_bytes, modified_ms: Math.floor(found.mtimeMs) };
       },
     });
@@ -284,7 +283,7 @@ export class DynamicStore implements ObjectStore {
       const found = await this.#files.stat(path);
       if (found !== null) {
         await files.unlink(path);
-        removedBytes = this.#files.lengthOf(found);
+        removedBytes = this.#files.lengthOf(found.size);
       }
     } catch (error) {
       if (errnoOf(error) !== "ENOENT") return this.#files.explain(error, "delete an object in");

@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { OWNER_PATTERN, ownerOf, ownerText, type TemporaryOwner } from "@cache/adapter-kit";
 import { CacheError, type ObjectKey, objectKey } from "@cache/contracts";
 
 /** Longest file name of the filesystems that we run on, in bytes. */
@@ -95,33 +95,17 @@ export function shardOf(key: ObjectKey, isSharded: boolean): string {
 /** A name of a shard's directory. */
 export const SHARD = /^[0-9a-f]{2}$/;
 
-const TEMPORARY = /^\.cache-nixl\.([0-9a-f]{8})\.([0-9]{1,10})\.([0-9a-f]{8})\.[0-9a-z]+\.tmp$/;
-
-/** What a temporary's name tells about its writer. */
-export interface TemporaryOwner {
-  /** Hash of boot and pid namespace: process ids can be compared only where it is equal. */
-  readonly hostToken: string;
-  readonly pid: number;
-  /** Random, of one open adapter. */
-  readonly openToken: string;
-}
-
-/** Random digits for {@link TemporaryOwner.openToken}. */
-export function newOpenToken(): string {
-  return randomBytes(4).toString("hex");
-}
+const TEMPORARY = new RegExp(String.raw`^\.cache-nixl\.${OWNER_PATTERN}\.[0-9a-z]+\.tmp$`);
 
 /**
  * The name of a file that is being written. LMCache opens exact names only, and removes on close whatever holds
  * `.tmp.`, also of others: no name of ours does.
  */
 export function temporaryName(owner: TemporaryOwner, count: number): string {
-  return `.cache-nixl.${owner.hostToken}.${owner.pid}.${owner.openToken}.${count.toString(36)}.tmp`;
+  return `.cache-nixl.${ownerText(owner)}.${count.toString(36)}.tmp`;
 }
 
 /** The owner of one of our temporaries, null for any other file. */
 export function parseTemporaryName(name: string): TemporaryOwner | null {
-  const [, hostToken, pid, openToken] = TEMPORARY.exec(name) ?? [];
-  if (hostToken === undefined || pid === undefined || openToken === undefined) return null;
-  return { hostToken, pid: Number(pid), openToken };
+  return ownerOf(TEMPORARY.exec(name));
 }

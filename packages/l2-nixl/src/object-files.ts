@@ -1,10 +1,10 @@
 import { constants, type Stats } from "node:fs";
 import { join } from "node:path";
+import type { TemporaryOwner } from "@cache/adapter-kit";
 import { CacheError, type ObjectKey } from "@cache/contracts";
 import { backendError } from "./errors.ts";
 import { closeQuietly, errnoOf, files } from "./files.ts";
 import { shardOf, temporaryName } from "./names.ts";
-import type { TemporaryOwner } from "./names.ts";
 import type { Found, NamedObject } from "./store.ts";
 
 /** What {@link ObjectFiles} work with. */
@@ -102,8 +102,8 @@ export class ObjectFiles {
     return byteLength % alignBytes === 0 ? byteLength : byteLength + alignBytes;
   }
 
-  /** The length of the object of a file; of LMCache's files it is known only up to the padding. */
-  lengthOf({ size }: Stats): number {
+  /** The length of the object of a file of that size; of LMCache's files it is known only up to the padding. */
+  lengthOf(size: number): number {
     const { alignBytes } = this.#options;
     return size % alignBytes === 0 || size < alignBytes ? size : size - alignBytes;
   }
