@@ -283,8 +283,10 @@ export class NixlAdapter implements L2Adapter {
     const { type, backend } = this.#kind;
     const opened = this.#operations.isOpen ? this.#opened : null;
     const stalled = opened?.backend.transfers.stalled ?? 0;
+    const problem = opened?.store.problem ?? null;
     return {
-      isHealthy: this.#operations.isHealthy && stalled === 0,
+      isHealthy: this.#operations.isHealthy && stalled === 0 && problem === null,
+      problem,
       type,
       backend,
       location: this.location,

@@ -75,6 +75,10 @@ export class DynamicStore implements ObjectStore {
     this.#scan.start();
   }
 
+  get problem(): null {
+    return null;
+  }
+
   nameOf(key: ObjectKey): string {
     return encodeFileName(key);
   }

@@ -91,6 +91,10 @@ export class PoolFiles implements PoolPlace {
     await files.fsync(this.#lock.fd);
   }
 
+  async isStillOf(): Promise<boolean> {
+    return true; // the lock is held
+  }
+
   ranges(runs: readonly PageRun[]): Range[] {
     return rangesOf(runs, this.#options.shape, (container) => this.#fds[container] ?? -1);
   }

@@ -1,3 +1,4 @@
+import { abortedError } from "@cache/adapter-kit";
 import { CacheError } from "@cache/contracts";
 import { type NixlAgent, NixlFailure, type Registrable, type Registration } from "./agent.ts";
 import { backendError } from "./errors.ts";
@@ -17,6 +18,7 @@ export interface PoolObjectsOptions {
   readonly blocks: () => Blocks;
 }
 
+const NEVER = new AbortController().signal;
 /** Bytes of a pool id in hexadecimal digits. */
 const OWNER_BYTES = 32;
 
@@ -45,8 +47,8 @@ export class PoolObjects implements PoolPlace {
       throw backendError(error, "reach", place);
     });
     // Also tells now, and not at the first store, that nothing can be written.
-    const found = isThere[0] === true ? await this.#owner("read", null) : null;
-    await this.#owner("write", found ?? "-".repeat(OWNER_BYTES));
+    const found = isThere[0] === true ? await this.#owner("read", null, NEVER) : null;
+    await this.#owner("write", found ?? "-".repeat(OWNER_BYTES), NEVER);
     this.#registrations.push(await agent.register("object", this.#items()));
     return found;
   }
@@ -59,10 +61,21 @@ export class PoolObjects implements PoolPlace {
   }
 
   async writeOwner(poolId: string): Promise<void> {
-    await this.#owner("write", poolId);
+    await this.#owner("write", poolId, NEVER);
   }
 
-  async #owner(operation: "read" | "write", text: string | null): Promise<string | null> {
+  /** Whoever takes the objects writes its own id first, and pages after that. */
+  async isStillOf(poolId: string, ended: AbortSignal): Promise<boolean> {
+    const owner = await this.#owner("read", null, ended);
+    if (owner !== null) return owner === poolId;
+    if (ended.aborted) throw abortedError();
+    throw new CacheError(
+      "BACKEND_UNAVAILABLE",
+      `${this.#ownerKey} in ${this.#options.place} is shorter than it was written: who uses the pool is not known`,
+    );
+  }
+
+  async #owner(operation: "read" | "write", text: string | null, ended: AbortSignal): Promise<string | null> {
     const { blocks, shape, place } = this.#options;
     return blocks().use(1, async ([block]) => {
       if (block === undefined || this.#transfers === null) throw new TypeError("the pool is not open");
@@ -70,7 +83,6 @@ export class PoolObjects implements PoolPlace {
       if (text !== null) into.set(Buffer.from(text.padEnd(OWNER_BYTES, "-").slice(0, OWNER_BYTES)));
       const device = shape.containers;
       const piece = { address: block.address, byteLength: OWNER_BYTES, offset: 0, device };
-      const ended = new AbortController().signal;
       const [outcome] =
         operation === "read"
           ? await this.#transfers.read([{ pieces: [piece], into }], ended)

@@ -13,6 +13,11 @@ export interface PoolPlace {
   open(agent: NixlAgent): Promise<string | null>;
   /** Notes which pool uses the place from now on. */
   writeOwner(poolId: string): Promise<void>;
+  /**
+   * True unless another adapter uses the place since: what is read before this answers is still what was written here.
+   * Throws a `CacheError` if that cannot be told.
+   */
+  isStillOf(poolId: string, ended: AbortSignal): Promise<boolean>;
   /** Where pages lie. */
   ranges(runs: readonly PageRun[]): Range[];
   /** Waits until what was written to these pages survives the machine. */

@@ -75,6 +75,9 @@ export class StaticStore implements ObjectStore {
   /** True if data or map may have been written without reaching the disk. */
   #closedWell = true;
   #takenUp: string | number = 0;
+  #poolId = "";
+  /** Once another adapter uses the pool, no page is read or written any more. */
+  #lost: CacheError | null = null;
 
   constructor(options: StaticStoreOptions) {
     this.#options = options;
@@ -105,6 +108,7 @@ export class StaticStore implements ObjectStore {
       log.warn("the pool starts empty", { location, because: this.#takenUp, objects: found.entries.size });
     }
     const poolId = isTakenUp && found !== null ? found.header.poolId : randomBytes(16).toString("hex");
+    this.#poolId = poolId;
     const header = { poolId, bootId: bootId(), isDurable, geometry };
     this.#map = await SlotMap.create({ directory: stateDir, header, entries: this.#entries, log });
     if (isTakenUp) return;
@@ -144,6 +148,10 @@ export class StaticStore implements ObjectStore {
     return true;
   }
 
+  get problem(): string | null {
+    return this.#lost?.message ?? null;
+  }
+
   nameOf(key: ObjectKey): string {
     return WIRE_NAMES.encode(key);
   }
@@ -167,6 +175,23 @@ export class StaticStore implements ObjectStore {
   #openMap(): SlotMap {
     if (this.#map === null) throw new TypeError("the pool is not open");
     return this.#map;
+  }
+
+  /** Why the pool's pages cannot be relied on; null if they can. */
+  async #objectionNow(ended: AbortSignal): Promise<CacheError | null> {
+    const { place, location, log } = this.#options;
+    if (this.#lost !== null) return this.#lost;
+    try {
+      if (await place.isStillOf(this.#poolId, ended)) return null;
+    } catch (error) {
+      return backendError(error, "look whose pool it is in", location);
+    }
+    this.#lost = new CacheError(
+      "LOCKED_BY_OTHER_PROCESS",
+      `another adapter has taken the pool's objects in ${location}; give each engine a pool_name of its own, then restart this one`,
+    );
+    log.error("the pool is another's now: nothing of it is served any more", { location });
+    return this.#lost;
   }
 
   async store(items: readonly NamedObject[], ended: AbortSignal): Promise<(number | CacheError)[]> {
@@ -236,6 +261,11 @@ export class StaticStore implements ObjectStore {
     };
     let outcomes: TransferOutcome[] = [];
     try {
+      const objectionNow = fresh.length === 0 ? null : await this.#objectionNow(ended);
+      if (objectionNow !== null) {
+        for (const { i } of fresh) answers[i] = objectionNow;
+        return;
+      }
       const moving = fresh.map(({ i, entry }) => this.#moving(items[i] as NamedObject, entry));
       outcomes = await moveObjects("write", moving, this.#options, ended, keep);
     } finally {
@@ -289,7 +319,7 @@ export class StaticStore implements ObjectStore {
 
   #look(name: string, byteLength: number): Found {
     const entry = this.#entries.get(name);
-    if (entry === undefined) return "absent";
+    if (entry === undefined || this.#lost !== null) return "absent";
     return entry.byteLength === byteLength ? "whole" : "other-length";
   }
 
@@ -310,6 +340,9 @@ export class StaticStore implements ObjectStore {
         if (outcome === "short") answers[i] = "short";
         else if (outcome !== "done") answers[i] = this.#failure(outcome, "read an object of");
       }
+      const whole = reading.filter(({ i }) => answers[i] === "whole");
+      const objectionNow = whole.length === 0 ? null : await this.#objectionNow(ended);
+      if (objectionNow !== null) for (const { i } of whole) answers[i] = objectionNow;
     } finally {
       for (const { entry } of reading) {
         if (--entry.readers === 0 && entry.isGone) this.#pages.release(entry.runs);

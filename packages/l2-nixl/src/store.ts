@@ -37,6 +37,8 @@ export interface ObjectStore {
   remove(names: readonly string[], ended: AbortSignal): Promise<(true | CacheError)[]>;
   list(page: PageRequest, checkStopped: () => void): Promise<KeyListPage>;
   usage(): AdapterUsage;
+  /** Why nothing of it can be used any more; null if it can. */
+  readonly problem: string | null;
   /** What an operator sees of it. */
   status(): Record<string, unknown>;
   /** Ends everything. No call is under way. */

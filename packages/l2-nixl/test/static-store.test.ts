@@ -25,6 +25,7 @@ test("after a slot map that broke in the middle of a record no page is written a
   };
   const place = {
     writeOwner: async () => undefined,
+    isStillOf: async () => true,
     ranges: () => [{ device: 3, offset: 0, byteLength: 4096 }],
     syncAll: async () => undefined,
     freeBytes: () => null,
