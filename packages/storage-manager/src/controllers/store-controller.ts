@@ -1,13 +1,15 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { type Bitmap, type CacheError, type CacheErrorCode, hasCode, messageOf } from "@cache/contracts";
 import type { Core } from "../core.ts";
+import type { GuardedCall } from "../l2-gate/index.ts";
 import type { CacheEvent } from "../events/definitions.ts";
 import type { Room } from "../l1/room.ts";
 import { L2 } from "../state/ledger.ts";
 import { SLOT } from "../state/slot-table.ts";
 import type { AttachedAdapter } from "./attached-adapter.ts";
-import { removeFromL2 } from "./l2-removal.ts";
+import { type Removal, removeFromL2 } from "./l2-removal.ts";
 import { settledCall } from "./settled-call.ts";
-import { StoreQueue, type StoreItem } from "./store-queue.ts";
+import { kindOf, StoreQueue, type StoreItem } from "./store-queue.ts";
 
 /** Pause before the first retry of a store; doubles up to the last. Retries are single objects: they may come often. */
 const RETRY_FIRST_MS = 500;
@@ -31,6 +33,9 @@ export class StoreController {
   #pauses = 0;
   #failingSinceMs = 0;
   #paused = false;
+  #isProbing = false;
+  /** Kinds of objects of which the adapter took none lately. */
+  readonly #refusedKinds = new Set<string>();
   #scheduled = false;
   #stopped = false;
   #idle: (() => void)[] = [];
@@ -100,16 +105,17 @@ export class StoreController {
         if (this.queued > 0) this.#pause();
         break;
       }
-      // In trouble one object tries for all.
+      // In trouble one object tries for all. What was under way before may never end: it holds up nothing.
       const isProbe = this.#pauses > 0;
-      if (isProbe && this.#inFlight > 0) break;
-      const batch = this.#queue.next(isProbe ? 1 : undefined);
+      if (isProbe && this.#isProbing) break;
+      const batch = isProbe ? this.#queue.probe(this.#refusedKinds) : this.#queue.next();
       if (batch.length === 0) {
         // Only what waits behind a doubt is left: time must end that, too.
         if (this.queued > 0 && this.#inFlight === 0) this.#pause();
         break;
       }
       this.#inFlight++;
+      if (isProbe) this.#isProbing = true;
       this.#store(batch)
         .catch((error: unknown) => {
           this.#core.log.error("a store to L2 ended unexpectedly", {
@@ -119,6 +125,7 @@ export class StoreController {
         })
         .finally(() => {
           this.#inFlight--;
+          if (isProbe) this.#isProbing = false;
           this.wake();
           this.#tellIdle();
         });
@@ -156,6 +163,7 @@ export class StoreController {
   #resetPause(): void {
     this.#pauseMs = 0;
     this.#pauses = 0;
+    this.#refusedKinds.clear();
   }
 
   async #store(items: readonly StoreItem[]): Promise<void> {
@@ -248,13 +256,22 @@ export class StoreController {
       this.#giveUp(keys, "the adapter holds another layout under this key and cannot delete");
       return rest;
     }
-    const { kept, doubtful } = await removeFromL2(this.#core, this.#adapter, keys, "layout", (names) =>
-      gate.delete(names),
-    );
-    // What left the adapter may have lost its last reference: the caller looks at each item again.
-    if (kept.length > 0) this.#failed(kept, "the object of another layout could not be deleted", false);
-    if (doubtful.length > 0) this.#leaveInDoubt(doubtful);
-    return items.filter(({ key }) => !kept.includes(key) && !doubtful.includes(key));
+    let call: GuardedCall<Bitmap> | null = null;
+    const removal = removeFromL2(this.#core, this.#adapter, keys, "layout", (names) => {
+      call = gate.delete(names);
+      return call;
+    }).then((removed) => {
+      // What left the adapter may have lost its last reference: the caller looks at each item again.
+      const { kept, doubtful } = removed;
+      if (kept.length > 0) this.#failed(kept, "the object of another layout could not be deleted", false);
+      if (doubtful.length > 0) this.#leaveInDoubt(doubtful);
+      return removed;
+    });
+    const left = await inTime(removal, call);
+    // A delete that does not end holds up its own keys alone; the event of its end lets them go on.
+    if (left === null) this.#queue.block(keys);
+    const gone = left?.deleted ?? [];
+    return items.filter((item) => rest.includes(item) || gone.includes(item.key));
   }
 
   #settle(
@@ -289,6 +306,10 @@ export class StoreController {
     this.storedObjects += stored.length;
     this.storedBytes += bytes;
     this.#queue.forget(stored);
+    const [first] = batch;
+    if (first !== undefined && stored.length === 0 && failed.length + doubtful.length > 0) {
+      this.#refusedKinds.add(kindOf(first));
+    }
     if (failed.length + doubtful.length === 0) this.#resetPause();
     else if (stored.length > 0) this.#pauses = 0;
     if (hopeless.length > 0) this.#giveUp(hopeless, text);
@@ -374,6 +395,15 @@ export class StoreController {
 
 function hasOneOf(error: CacheError | undefined, codes: readonly CacheErrorCode[]): boolean {
   return error !== undefined && codes.some((code) => hasCode(error, code));
+}
+
+/** What a removal came to; null if the adapter has not settled when the call's own time is up. */
+async function inTime(removal: Promise<Removal>, call: GuardedCall<Bitmap> | null): Promise<Removal | null> {
+  const isOver = call?.outcome.then(
+    () => nextTurn(),
+    () => nextTurn(),
+  );
+  return isOver === undefined ? removal : Promise.race([removal, isOver.then(() => null)]);
 }
 
 /** An object of another length may be another node's: only who deletes it makes room. */

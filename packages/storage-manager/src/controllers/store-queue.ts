@@ -10,9 +10,15 @@ const OVERDUE_MAX = 1_024;
 export interface StoreItem {
   readonly key: number;
   readonly slot: number;
+  readonly group: number;
   readonly layout: number;
   readonly offset: number;
   readonly length: number;
+}
+
+/** Objects of one kind go together: one model, rank, tenant and layout. */
+export function kindOf({ group, layout }: StoreItem): string {
+  return `${group}:${layout}`;
 }
 
 interface Attempts {
@@ -85,19 +91,32 @@ export class StoreQueue {
     return wanted.filter(free);
   }
 
+  /** The next objects of one kind that wait; empty if there is nothing to do now. */
+  next(): StoreItem[] {
+    return this.#next(this.#core.options.storeBatchKeysMax, new Set());
+  }
+
   /**
-   * The next objects of one group and layout that wait; empty if there is nothing to do now.
-   *
-   * @param most objects; default the configured batch.
+   * The next object alone, of a kind that is not among the `refused` if there is one: what the adapter does not take
+   * must not hold up what it takes. The kinds begin anew when all have been tried.
    */
-  next(most = this.#core.options.storeBatchKeysMax): StoreItem[] {
+  probe(refused: Set<string>): StoreItem[] {
+    const items = this.#next(1, refused);
+    if (items.length > 0) return items;
+    refused.clear();
+    return this.#next(1, refused);
+  }
+
+  #next(most: number, refused: ReadonlySet<string>): StoreItem[] {
     const { state, options } = this.#core;
     const ledger = state.ledger(this.#adapter);
     const items: StoreItem[] = [];
     const taken = new Set<number>();
     let bytes = 0;
-    let group = -1;
-    for (let skips = 0; this.#head < this.#keys.length && skips < SKIPS_MAX; ) {
+    let kind = "";
+    // What is put back to the end is looked at once.
+    const end = this.#keys.length;
+    for (let skips = 0; this.#head < end && skips < SKIPS_MAX; ) {
       const key = this.#keys[this.#head] as number;
       if (!this.isAwaited(key) || taken.has(key)) {
         if (!taken.has(key)) this.forget([key]);
@@ -113,13 +132,19 @@ export class StoreQueue {
         continue;
       }
       const item = this.#item(key);
+      if (refused.has(kindOf(item))) {
+        this.#head++;
+        skips++;
+        this.#keys.push(key);
+        continue;
+      }
       const [first] = items;
       if (first !== undefined) {
-        if (state.keys.group.get(key) !== group || item.layout !== first.layout) break;
+        if (kindOf(item) !== kind) break;
         if (items.length >= most || bytes + item.length > options.storeBatchBytesMax) break;
       }
       this.#head++;
-      group = state.keys.group.get(key);
+      kind = kindOf(item);
       bytes += item.length;
       taken.add(key);
       items.push(item);
@@ -134,6 +159,7 @@ export class StoreQueue {
     return {
       key,
       slot,
+      group: state.keys.group.get(key),
       layout: state.slots.layout.get(slot),
       offset: state.slotOffset(slot),
       length: state.slotBytes(slot),
