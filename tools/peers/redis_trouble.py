@@ -14,7 +14,7 @@ from server import Server
 
 LAYOUT = Layout(layers=4)  # 1 MiB an object
 L1_GB = 0.125
-# The engine's breaker and its stores' pauses grow to 4 s in troubles as short as these.
+# The engine's breaker pauses for 4 s or 8 s in troubles as short as these; a cluster takes a node back after 6 s.
 RECOVERY_SECONDS = 30
 TROUBLE_SECONDS = 4
 TIMEOUTS = {"request_timeout": 1.5, "connection_timeout": 2}

@@ -13,8 +13,8 @@ const SORT_NAMES = 2048;
 
 /** What a {@link KeyListing} lists. */
 export interface ListingSource {
-  /** All names, in any order. */
-  names(): Iterable<string> | AsyncIterable<string>;
+  /** All names, in any order. Calls `checkStopped` where it passes over much else: it throws to end the listing. */
+  names(checkStopped: () => void): Iterable<string> | AsyncIterable<string>;
   /** The key of a name; null for a foreign one. */
   decode(name: string): ObjectKey | null;
   /** What the names of a model's objects begin with. */
@@ -83,7 +83,7 @@ export class KeyListing {
       names = mergeSorted(names, fresh.sort(), WINDOW_NAMES);
       fresh = [];
     };
-    for await (const name of this.#source.names()) {
+    for await (const name of this.#source.names(checkStopped)) {
       checkStopped();
       if (++seen % SORT_NAMES === 0) await new Promise((resolve) => setImmediate(resolve));
       if (name <= after || !name.startsWith(prefix)) continue;

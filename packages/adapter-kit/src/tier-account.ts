@@ -1,10 +1,34 @@
 import { type AdapterUsage, CacheError } from "@cache/contracts";
-import { OwnObjects } from "./own-objects.ts";
+import { fingerprint, OwnObjects } from "./own-objects.ts";
 
 /** Objects, and their bytes. */
 export interface TierFigures {
   readonly objects: number;
   readonly bytes: number;
+}
+
+/** 2 MiB, for as long as a scan runs: of a million names 3 in a hundred others are taken for one of them. */
+const FILTER_BITS = 2 ** 24;
+
+/** Whether a name was added: never wrongly no, seldom wrongly yes (a Bloom filter of three bits a name). */
+class FingerprintFilter {
+  readonly #bits = new Uint32Array(FILTER_BITS / 32);
+
+  #positions(name: string): readonly number[] {
+    const print = fingerprint(name);
+    const low = (print % 0x1_0000_0000) | 0;
+    const high = Math.floor(print / 0x1_0000_0000);
+    return [0, 1, 2].map((i) => (Math.imul(low, 2 * i + 1) + Math.imul(high, i + 7)) >>> 8);
+  }
+
+  add(name: string): void {
+    for (const at of this.#positions(name))
+      this.#bits[at >>> 5] = (this.#bits[at >>> 5] ?? 0) | (1 << (at & 31));
+  }
+
+  has(name: string): boolean {
+    return this.#positions(name).every((at) => ((this.#bits[at >>> 5] ?? 0) & (1 << (at & 31))) !== 0);
+  }
 }
 
 /** What a {@link TierAccount} is about. */
@@ -19,8 +43,9 @@ export interface TierAccountOptions {
  * How full a place is that other processes fill too, and whether an object still fits: what scans found there, with
  * this process's stores and deletes since. Holds no names but those being written.
  *
- * A scan meets objects in no order while they come and go, so each is told from those that this process counts itself:
- * it was being written or has been stored since the scan began. Clocks of files decide nothing.
+ * A scan meets objects in no order while they come and go. What this process was writing, or has stored, since the
+ * scan began counts by that alone; what it deletes is taken off only if the scan has counted it. Clocks of files
+ * decide nothing.
  */
 export class TierAccount {
   readonly #options: TierAccountOptions;
@@ -29,7 +54,9 @@ export class TierAccount {
   readonly #writing = new Map<string, number>();
   #writingBytes = 0;
   #scansCompleted = 0;
-  // By the last whole scan, with this process's changes since; by the one that runs; and those changes alone.
+  /** What the scan that runs has counted. */
+  #counted: FingerprintFilter | null = null;
+  // By the last whole scan, with this process's changes since; by the one that runs; and what changed that since.
   #settled = { objects: 0, bytes: 0 };
   #current = { objects: 0, bytes: 0 };
   #since = { objects: 0, bytes: 0 };
@@ -50,8 +77,7 @@ export class TierAccount {
 
   /** Everything that is there, as far as known: whole only after the first scan. */
   get tier(): TierFigures {
-    if (this.#scansCompleted > 0) return this.#settled;
-    return this.#settled.bytes >= this.#current.bytes ? this.#settled : this.#current;
+    return this.#scansCompleted > 0 ? this.#settled : this.#sinceScan();
   }
 
   /** What the scan that runs, or ran last, has seen of others' and of older objects. */
@@ -88,7 +114,7 @@ export class TierAccount {
   stored(name: string, cacheSalt: string): void {
     const byteLength = this.#endWriting(name);
     this.#own.add(name, cacheSalt, byteLength);
-    this.#change(1, byteLength);
+    this.#change(1, byteLength, true);
   }
 
   /** The object was not stored: gives back its room. Nothing happens if it has none. */
@@ -98,7 +124,11 @@ export class TierAccount {
 
   /** An object is not there any more. @param byteLength null if it was not there before either. */
   removed(name: string, cacheSalt: string, byteLength: number | null): void {
-    if (byteLength !== null) this.#change(-1, -byteLength);
+    if (byteLength !== null) {
+      // Before the first scan everything that is there will be counted, or has been stored since.
+      const wasCounted = this.#own.isNew(name) || this.#counted?.has(name) === true;
+      this.#change(-1, -byteLength, wasCounted);
+    }
     this.#own.remove(name, cacheSalt);
   }
 
@@ -107,22 +137,29 @@ export class TierAccount {
     this.#current = { objects: 0, bytes: 0 };
     this.#since = { objects: 0, bytes: 0 };
     this.#own.makeAllOld();
+    this.#counted = new FingerprintFilter();
   }
 
   /** The scan saw an object. Call this as soon as its length is known. */
   saw(name: string, byteLength: number): void {
     if (this.#writing.has(name) || this.#own.isNew(name)) return;
+    this.#counted?.add(name);
     this.#current.objects++;
     this.#current.bytes += byteLength;
   }
 
   /** The scan has seen everything. */
   endScan(): void {
-    this.#settled = {
+    this.#settled = this.#sinceScan();
+    this.#counted = null;
+    this.#scansCompleted++;
+  }
+
+  #sinceScan(): { objects: number; bytes: number } {
+    return {
       objects: Math.max(0, this.#current.objects + this.#since.objects),
       bytes: Math.max(0, this.#current.bytes + this.#since.bytes),
     };
-    this.#scansCompleted++;
   }
 
   /** This process's bytes, as the engine asks for them. */
@@ -153,9 +190,11 @@ export class TierAccount {
     return byteLength;
   }
 
-  #change(objects: number, bytes: number): void {
-    this.#since.objects += objects;
-    this.#since.bytes += bytes;
+  #change(objects: number, bytes: number, touchesScan: boolean): void {
+    if (touchesScan) {
+      this.#since.objects += objects;
+      this.#since.bytes += bytes;
+    }
     this.#settled.objects = Math.max(0, this.#settled.objects + objects);
     this.#settled.bytes = Math.max(0, this.#settled.bytes + bytes);
   }

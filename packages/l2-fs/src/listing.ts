@@ -4,8 +4,13 @@ import { encodeObjectKey } from "@cache/contracts";
 import { type FsPort, lookAt } from "./fs-port.ts";
 import { decodeFileName, encodeModelName, OBJECT_SUFFIX } from "./names.ts";
 
-async function* objectNames(port: FsPort, basePath: string): AsyncGenerator<string> {
+async function* objectNames(
+  port: FsPort,
+  basePath: string,
+  checkStopped: () => void,
+): AsyncGenerator<string> {
   for await (const entry of await port.opendir(basePath)) {
+    checkStopped();
     if (entry.name.endsWith(OBJECT_SUFFIX) && !entry.isDirectory()) yield entry.name;
   }
 }
@@ -13,7 +18,7 @@ async function* objectNames(port: FsPort, basePath: string): AsyncGenerator<stri
 /** Lists the objects of a directory. Its pages throw the error of a failed call, as Node gives it. */
 export function directoryListing(port: FsPort, basePath: string): KeyListing {
   return new KeyListing({
-    names: () => objectNames(port, basePath),
+    names: (checkStopped) => objectNames(port, basePath, checkStopped),
     decode: decodeFileName,
     modelPrefix: (modelName) => `${encodeModelName(modelName)}@`,
     async entry(name, key) {

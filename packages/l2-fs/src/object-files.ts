@@ -73,7 +73,7 @@ export class ObjectFiles {
    * Writes each object unless it is there, and reports each that has come to an end, not those that `stop` prevented.
    * Settles when nothing touches the objects' memory.
    *
-   * Errors: `BACKEND_REFUSED` if something else has its name, `BACKEND_FULL`, or a failed call's, as Node gives it.
+   * Errors: `CONFLICT` if something else has its name, `BACKEND_FULL`, or a failed call's, as Node gives it.
    */
   async store(items: readonly NamedObject[], stop: Stop, report: StoreListener): Promise<void> {
     await allSettled(

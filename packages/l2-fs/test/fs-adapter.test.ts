@@ -239,6 +239,16 @@ describe("listing", () => {
     for (const k of keys) expect(listed).toContain(keyString(k));
   });
 
+  test("ends early among files that are no objects", async () => {
+    const base = await temporaryDirectory();
+    for (let n = 0; n < 10; n++) await writeFile(join(base, `foreign-${n}`), "");
+    const adapter = await openFs(base);
+    const abort = new AbortController();
+    const listing = adapter.listKeys({ pageSize: 10 }, abort.signal);
+    abort.abort();
+    await expect(listing).rejects.toMatchObject({ code: "ABORTED" });
+  });
+
   test("refuses a foreign token, and ends early when aborted", async () => {
     const adapter = await openFs(await temporaryDirectory());
     for (const pageToken of ["x", "", Buffer.from("2:a").toString("base64url")]) {

@@ -173,6 +173,10 @@ export class BucketStore implements SimpleStore {
   }
 
   async batchedPut(objects: readonly NamedBytes[], signal: AbortSignal): Promise<(Error | null)[]> {
+    await this.#askAgain(
+      objects.filter((object) => this.#hasOtherLength(object)).map(({ name }) => name),
+      signal,
+    );
     const outcomes: (Error | null)[] = objects.map((object) => this.#refusal(object));
     const wanted = outcomes.flatMap((refusal, i) => (refusal === null ? [i] : []));
     if (wanted.length === 0) return outcomes;
@@ -194,16 +198,29 @@ export class BucketStore implements SimpleStore {
     }
   }
 
+  /** What is remembered may be out of date, and a refusal is final. */
+  async #askAgain(names: readonly string[], signal: AbortSignal): Promise<void> {
+    if (names.length === 0) return;
+    for (const name of names) this.#cache.forget(name);
+    await this.#facts(names, signal);
+  }
+
+  #hasOtherLength({ name, bytes }: NamedBytes): boolean {
+    const present = this.#cache.last(name)?.size ?? 0;
+    return present !== 0 && present !== bytes.length;
+  }
+
   /** Why an object is not sent at all. */
-  #refusal({ name, bytes }: NamedBytes): CacheError | null {
+  #refusal(object: NamedBytes): CacheError | null {
+    const { name, bytes } = object;
     if (bytes.length === 0) {
       return new CacheError(
         "INVALID_ARGUMENT",
         "an object of 0 bytes is taken for a missing one; store none",
       );
     }
+    if (!this.#hasOtherLength(object)) return null;
     const present = this.#cache.last(name)?.size ?? 0;
-    if (present === 0 || present === bytes.length) return null;
     return new CacheError(
       "CONFLICT",
       `an object of ${present} bytes instead of ${bytes.length} is there and may be another node's; delete it first`,

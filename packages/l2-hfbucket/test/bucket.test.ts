@@ -195,6 +195,15 @@ test("an object of another length is a miss, stays where it is, and gives way to
   expect(await loadNth(adapter, 1, SIZE + 1)).toEqual(pattern(1, SIZE + 1));
 });
 
+test("a store is refused for another length only if that is still there", async () => {
+  const hub = await newHub();
+  const [adapter, other] = [await openAdapter(hub, { metadata_cache_ttl_secs: 60 }), await openAdapter(hub)];
+  await storePatterns(adapter, [1], SIZE);
+  await other.delete([key(1)], never);
+  await storePatterns(adapter, [1], SIZE + 1);
+  expect(await loadNth(adapter, 1, SIZE + 1)).toEqual(pattern(1, SIZE + 1));
+});
+
 test("a file of 0 bytes is nothing, and none is stored", async () => {
   const hub = await newHub();
   const adapter = await openAdapter(hub);

@@ -31,9 +31,16 @@ async function* filesOf(directory: string, isSharded: boolean): AsyncGenerator<S
   }
 }
 
-/** The names of all files that may be objects. */
-export async function* objectNames(directory: string, isSharded: boolean): AsyncGenerator<string> {
-  for await (const { name } of filesOf(directory, isSharded)) if (decodeFileName(name) !== null) yield name;
+/** The names of all files that may be objects. @param checkStopped throws to end it. */
+export async function* objectNames(
+  directory: string,
+  isSharded: boolean,
+  checkStopped: () => void,
+): AsyncGenerator<string> {
+  for await (const { name } of filesOf(directory, isSharded)) {
+    checkStopped();
+    if (decodeFileName(name) !== null) yield name;
+  }
 }
 
 /** The background scan of a directory and its shards. */

@@ -57,7 +57,7 @@ export class DynamicStore implements ObjectStore {
     });
     this.#free = new FreeBytes(directory);
     this.#listing = new KeyListing({
-      names: () => objectNames(directory, isSharded),
+      names: (checkStopped) => objectNames(directory, isSharded, checkStopped),
       decode: decodeFileName,
       modelPrefix: (modelName) => `${encodeModelName(modelName)}_`,
       entry: async (name, key) => {

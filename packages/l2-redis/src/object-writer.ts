@@ -114,6 +114,10 @@ async function lookAtExisting(
 function verdict(parts: WriterParts, { bytes }: BulkRequest, length: unknown): CacheError | null {
   if (length === bytes.byteLength) return null;
   if (isCacheError(length) && length.details["reply"] !== "WRONGTYPE") return length;
+  if (length === 0) {
+    const text = `a key went from ${parts.location} in the moment in which it was found there; store it again`;
+    return new CacheError("CONFLICT", text, { details: { reason: "gone" } });
+  }
   parts.onMismatch();
   const what = typeof length === "number" ? `${length} bytes` : "no string";
   return new CacheError(

@@ -241,7 +241,11 @@ describe("a server that does not answer at all", () => {
   });
 
   test("a lookup too", async () => {
-    const server = await fakeServer((words) => (words[0]?.toLowerCase() === "strlen" ? "" : null));
+    let isSilent = false;
+    const server = await fakeServer((words) => {
+      isSilent ||= words[0]?.toLowerCase() === "strlen"; // answers come in order: this one holds up all others
+      return isSilent ? "" : null;
+    });
     const adapter = await openRedis({ host: "127.0.0.1", port: server.port, request_timeout: 0.1 });
     await expect(adapter.lookupAndLock([sized(1, 100)], never)).rejects.toMatchObject({
       code: "BACKEND_UNAVAILABLE",
@@ -259,6 +263,20 @@ describe("a server that does not answer at all", () => {
       code: "ABORTED",
     });
     await adapter.close();
+  });
+});
+
+test("a value that goes between SET NX and STRLEN is none of another length", async () => {
+  const server = await fakeServer((words) => {
+    if (words[0] === "SET") return "$-1\r\n"; // NX: it is there
+    return words[0]?.toUpperCase() === "STRLEN" ? ":0\r\n" : null; // and is not any more
+  });
+  const adapter = await openRedis({ host: "127.0.0.1", port: server.port });
+  const { failed } = await adapter.store([key(1)], [memory(5000)], never);
+  expect(failed.get(0)).toMatchObject({
+    code: "CONFLICT",
+    details: { reason: "gone" },
+    message: expect.stringContaining("store it again"),
   });
 });
 

@@ -124,7 +124,7 @@ function changeRows(tree: Tree): string[][] {
     .entries("storage_manager.l2_adapters_unsettled")
     .map(([, one]) => [
       `L2 ${one.text("id")}`,
-      `removed; ${one.number("operations")} operations do not settle`,
+      `gone; ${one.number("operations")} operations, its open or its close have not ended`,
     ]);
   const change = (name: string) => tree.text(`storage_manager.l2_adapter_change.${name}`);
   if (change("operation") === "-") return rows;

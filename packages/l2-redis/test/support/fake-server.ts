@@ -21,7 +21,7 @@ const HONEST: Readonly<Record<string, string>> = {
   auth: "+OK\r\n",
   select: "+OK\r\n",
   client: "+OK\r\n",
-  info: "$23\r\nredis_version:7.0.15\r\n\r\n\r\n",
+  info: "$20\r\nredis_version:7.0.15\r\n",
   scan: "*2\r\n$1\r\n0\r\n*0\r\n",
   strlen: ":0\r\n",
   del: ":0\r\n",

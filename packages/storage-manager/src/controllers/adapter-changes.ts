@@ -70,7 +70,7 @@ export class AdapterChanges {
 
   /**
    * Adds an adapter: opened and probed, then asked and stored to like all others; it comes back at the next start.
-   * If that fails, nothing of it stays.
+   * If that fails, nothing of it stays, and nothing else comes to its place while its `open` still hangs.
    *
    * @param make makes the adapter; called once no other change is under way.
    * @param config its configuration as JSON, without secrets.
@@ -122,8 +122,9 @@ export class AdapterChanges {
       throw new CacheError("CONFLICT", text);
     }
     const { retired } = this.#tier;
-    // Of one that was never asked to store nothing stands under its id.
-    const sameId = ({ adapter, store }: RetiredAdapter): boolean => store !== null && adapter.id === setup.id;
+    // Of one that never stored, only its state directory stands under the id.
+    const sameId = ({ adapter, store }: RetiredAdapter): boolean =>
+      adapter.id === setup.id && (store !== null || setup.stateDir !== null);
     const before = retired.find((unit) => sameId(unit) || sameData(unit));
     if (before !== undefined) {
       throw new CacheError(

@@ -102,6 +102,9 @@ describe("an adapter that is added", () => {
     await expect(add(engine, "fs.2", hanging)).rejects.toSatisfy((error) => hasCode(error, "ABORTED"));
     expect(engine.manager.status()["l2_adapters_unsettled"]).toMatchObject([{ id: "fs.2" }]);
     await expect(add(engine, "fs.3", handleOn(behind, "place"))).rejects.toThrow(/have not settled/);
+    const inItsState = { ...adapterSetup("fs.2", mockAdapter()), stateDir: "/state/adapters/fs.2" };
+    const adding = engine.manager.changes.add("fs.2", () => Promise.resolve(inItsState), "{}");
+    await expect(adding).rejects.toThrow(/have not settled/);
     connect();
     await engine.settle();
     expect(engine.manager.status()["l2_adapters_unsettled"]).toEqual([]);
