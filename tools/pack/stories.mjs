@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT } from "../dev/lib.mjs";
+import { freePort } from "./engine.mjs";
 import { pinnedPnpm } from "./pack.mjs";
 import { makePlace, sizeOf } from "./place.mjs";
 import { report } from "./report.mjs";
@@ -37,6 +38,10 @@ async function npm(shop) {
   const redis = await place.run("npx", [
     ...NPX.slice(1),
     "serve",
+    "--port",
+    String(await freePort()),
+    "--http-port",
+    String(await freePort()),
     "--state-dir",
     "none",
     "--l2-adapter",

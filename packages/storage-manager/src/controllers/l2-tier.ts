@@ -7,6 +7,7 @@ import type { Ledger } from "../state/ledger.ts";
 import type { AdapterSetup, AttachedAdapter } from "./attached-adapter.ts";
 import { L2Keeper } from "./l2-keeper.ts";
 import { ObjectBuffers } from "./object-buffers.ts";
+import { OutageLog } from "./outage-log.ts";
 import { StoreController } from "./store-controller.ts";
 
 /** Adapters that one journal may know: one bit each in a slot's store mask. */
@@ -84,6 +85,7 @@ export class L2Tier {
       taken.add(number);
       numbers.set(setup, number);
     }
+    assertApart(setups);
     const adapters = setups.map((setup) => this.prepare(setup, numbers.get(setup) as number));
     await openAll(adapters, ports);
     // Only what really opened changes an account: a mistyped path must not end the right one's.
@@ -134,7 +136,12 @@ export class L2Tier {
 
   /** An adapter behind its gate, not yet open. */
   prepare(setup: AdapterSetup, number: number): AttachedAdapter {
-    const gate = guardAdapter(setup.id, setup.adapter, this.#ports?.gate ?? {});
+    const outage = new OutageLog(this.#core, setup.id, setup.adapter.location);
+    const gate = guardAdapter(setup.id, setup.adapter, {
+      ...this.#ports?.gate,
+      onTrouble: (lastError) => outage.began(lastError),
+      onRecovered: () => outage.seemsOver(),
+    });
     return { ...setup, number, gate, buffers: new ObjectBuffers(this.#core) };
   }
 
@@ -265,6 +272,22 @@ function isUnsettled({ adapter, store }: RetiredAdapter): boolean {
   const { stuck, inFlight } = adapter.gate.status();
   if (store !== null && store.inFlight > 0) return true;
   return stuck.operations > 0 || Object.values(inFlight).some((count) => count > 0);
+}
+
+/** @throws CacheError `INVALID_CONFIG` if two adapters are on the same data, which would count it twice. */
+function assertApart(setups: readonly AdapterSetup[]): void {
+  const byLocation = new Map<string, string>();
+  for (const { id, adapter } of setups) {
+    if (!adapter.capabilities.persistent) continue;
+    const other = byLocation.get(adapter.location);
+    if (other !== undefined) {
+      throw new CacheError(
+        "INVALID_CONFIG",
+        `adapters '${other}' and '${id}' are both on ${adapter.location}, and would count the same data twice; leave one out`,
+      );
+    }
+    byLocation.set(adapter.location, id);
+  }
 }
 
 /** Opens all adapters; if one cannot be opened, closes the others and says why. */

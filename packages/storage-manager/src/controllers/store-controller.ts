@@ -14,6 +14,8 @@ import { kindOf, StoreQueue, type StoreItem } from "./store-queue.ts";
 /** Pause before the first retry of a store; doubles up to the last. Retries are single objects: they may come often. */
 const RETRY_FIRST_MS = 500;
 const RETRY_LAST_MS = 2_000;
+/** Pauses in a row after which the log says so. */
+const PAUSES_TOLD = 3;
 /** Failures after which nothing of the object is in the store. All others leave a doubt. */
 const NOTHING_THERE = ["BREAKER_OPEN", "LIMIT_REACHED", "BACKEND_FULL"] as const;
 /** Failures that no retry mends. */
@@ -32,6 +34,7 @@ export class StoreController {
   /** Pauses in a row, and since when: the adapter takes nothing. */
   #pauses = 0;
   #failingSinceMs = 0;
+  #lastFailure = "";
   #paused = false;
   #isProbing = false;
   /** Kinds of objects of which the adapter took none lately. */
@@ -136,12 +139,27 @@ export class StoreController {
   #pause(): void {
     this.#paused = true;
     if (this.#pauses++ === 0) this.#failingSinceMs = this.#core.now();
+    if (this.#pauses === PAUSES_TOLD) {
+      this.#core.log.warn("an L2 adapter takes no stores: they wait in L1 and are tried again", {
+        adapter: this.#adapter.id,
+        waiting: this.queued,
+        error: this.#lastFailure,
+      });
+    }
     this.#pauseMs = Math.min(RETRY_LAST_MS, this.#pauseMs === 0 ? RETRY_FIRST_MS : this.#pauseMs * 2);
     this.#core.clock.after(this.#pauseMs, () => {
       this.#paused = false;
       this.#giveUpOverdue();
       this.wake();
     });
+  }
+
+  #endPauses(): void {
+    if (this.#pauses >= PAUSES_TOLD) {
+      const seconds = Math.round((this.#core.now() - this.#failingSinceMs) / 1000);
+      this.#core.log.info("an L2 adapter takes stores again", { adapter: this.#adapter.id, seconds });
+    }
+    this.#pauses = 0;
   }
 
   /** An adapter that has taken nothing for so long must not keep L1 full of what waits for it. */
@@ -161,8 +179,8 @@ export class StoreController {
 
   /** The adapter works again. */
   #resetPause(): void {
+    this.#endPauses();
     this.#pauseMs = 0;
-    this.#pauses = 0;
     this.#refusedKinds.clear();
   }
 
@@ -294,6 +312,7 @@ export class StoreController {
       else doubtful.push(key);
     }
     const text = (reason || "the adapter did not store it").slice(0, REASON_CHARS_MAX);
+    if (failed.length + doubtful.length > 0) this.#lastFailure = text;
     this.#core.record({
       type: "l2.store.completed",
       adapter: this.#adapter.number,
@@ -311,7 +330,7 @@ export class StoreController {
       this.#refusedKinds.add(kindOf(first));
     }
     if (failed.length + doubtful.length === 0) this.#resetPause();
-    else if (stored.length > 0) this.#pauses = 0;
+    else if (stored.length > 0) this.#endPauses();
     if (hopeless.length > 0) this.#giveUp(hopeless, text);
     if (failed.length > 0) this.#failed(failed, text, stored.length > 0);
     if (doubtful.length > 0) this.#leaveInDoubt(doubtful);

@@ -24,13 +24,21 @@ export interface BreakerOptions {
   readonly clock: GateClock;
 }
 
+/** Who is told what a breaker does. */
+export interface BreakerObserver {
+  /** It opened, also after a failed probe. */
+  opened(): void;
+  /** A probe went well. */
+  closed(): void;
+}
+
 /**
  * A circuit breaker: opens after some failures within a window, then lets single probes through after growing
  * pauses. A probe's success closes it and starts anew. Reports of operations from before it opened are ignored.
  */
 export class CircuitBreaker {
   readonly #options: BreakerOptions;
-  readonly #onOpen: () => void;
+  readonly #observer: BreakerObserver;
   #phase: "closed" | "open" | "half-open" = "closed";
   #failureTimes: number[] = [];
   #openUntil = 0;
@@ -38,10 +46,9 @@ export class CircuitBreaker {
   #failedProbes = 0;
   #probe: BreakerTicket | null = null;
 
-  /** @param onOpen called each time the breaker opens, also after a failed probe. */
-  constructor(options: BreakerOptions, onOpen: () => void = () => {}) {
+  constructor(options: BreakerOptions, observer: BreakerObserver) {
     this.#options = options;
-    this.#onOpen = onOpen;
+    this.#observer = observer;
   }
 
   /** Where it stands now. */
@@ -89,6 +96,7 @@ export class CircuitBreaker {
       this.#phase = "closed";
       this.#failedProbes = 0;
       this.#failureTimes = [];
+      this.#observer.closed();
     } else if (verdict === "failure") {
       this.#failedProbes++;
       this.#open();
@@ -109,6 +117,6 @@ export class CircuitBreaker {
     this.#probe = null;
     this.#failureTimes = [];
     this.#openUntil = this.#options.clock.now() + delay;
-    this.#onOpen();
+    this.#observer.opened();
   }
 }

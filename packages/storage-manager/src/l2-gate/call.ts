@@ -35,7 +35,7 @@ export interface CallPlan<Answer, Result> {
   readonly bytes: number;
   readonly deadlineMs: number;
   /** What to change so that there is more time. */
-  readonly deadlineHint: string;
+  readonly deadlineHint: string | null;
   readonly batches: readonly Batch[];
   /** Calls the adapter for one batch. May throw. */
   invoke(batch: Batch, signal: AbortSignal): unknown;
@@ -270,7 +270,7 @@ export class RunningCall<Answer, Result> implements GuardedCall<Result>, AnyCall
     return new CacheError(
       "ABORTED",
       `L2 adapter ${this.#host.id}: ${operation} of ${keyCount} keys${size} ${did} after ` +
-        `${Math.round(deadlineMs)} ms; check its backend, or ${deadlineHint}`,
+        `${Math.round(deadlineMs)} ms; check its backend${deadlineHint === null ? "" : `, or ${deadlineHint}`}`,
       { details: { adapter: this.#host.id, operation, deadlineMs, remedy: deadlineHint } },
     );
   }

@@ -87,6 +87,7 @@ class Gate implements GuardedAdapter {
   readonly #recorder: GateRecorder;
   readonly #breaker: CircuitBreaker;
   readonly #lifetime: AdapterLifetime;
+  #inTrouble = false;
   readonly #lanes: {
     readonly store: Lane<AnyCall>;
     readonly load: Lane<AnyCall>;
@@ -102,7 +103,10 @@ class Gate implements GuardedAdapter {
     this.#options = options;
     this.#limits = limitsOf(id, adapter);
     this.#recorder = new GateRecorder(options.clock);
-    this.#breaker = new CircuitBreaker(options, () => this.#cancelQueued((op) => this.#breakerOpen(op)));
+    this.#breaker = new CircuitBreaker(options, {
+      opened: () => this.#breakerOpened(),
+      closed: () => this.#breakerClosed(),
+    });
     this.#lifetime = new AdapterLifetime(id, adapter, options, this.#recorder);
     const lane = (): Lane<AnyCall> =>
       new Lane({
@@ -121,6 +125,18 @@ class Gate implements GuardedAdapter {
       answered: (call) => this.#onAnswered(call),
       settled: (call) => this.#onSettled(call),
     };
+  }
+
+  #breakerOpened(): void {
+    this.#cancelQueued((operation) => this.#breakerOpen(operation));
+    if (this.#inTrouble) return;
+    this.#inTrouble = true;
+    this.#options.onTrouble(this.#recorder.lastMessage);
+  }
+
+  #breakerClosed(): void {
+    this.#inTrouble = false;
+    this.#options.onRecovered();
   }
 
   get breaker(): BreakerState {
@@ -182,7 +198,7 @@ class Gate implements GuardedAdapter {
     return this.#submitBitmap("lookupAndLock", own.length, refused, options, {
       bytes: 0,
       deadlineMs: this.#options.lookupDeadlineMs,
-      deadlineHint: "raise lookupDeadlineMs",
+      deadlineHint: this.#options.deadlineHints.lookup,
       invoke: (batch, signal) => this.adapter.lookupAndLock(pick(own, batch), signal),
       discardLate: (batch, found) => {
         const keys = found.gather(pick(own, batch)).map((request) => request.key);
@@ -218,7 +234,7 @@ class Gate implements GuardedAdapter {
     return this.#submitBitmap("delete", own.length, new Map(), options, {
       bytes: 0,
       deadlineMs: this.#options.deleteDeadlineMs,
-      deadlineHint: "raise deleteDeadlineMs",
+      deadlineHint: this.#options.deadlineHints.delete,
       invoke: (batch, signal) => adapter.delete?.(pick(own, batch), signal),
     });
   }
@@ -232,7 +248,7 @@ class Gate implements GuardedAdapter {
     return this.#submitBitmap("quarantine", own.length, new Map(), options, {
       bytes: 0,
       deadlineMs: this.#options.deleteDeadlineMs,
-      deadlineHint: "raise deleteDeadlineMs",
+      deadlineHint: this.#options.deadlineHints.delete,
       invoke: async (batch, signal) => {
         await adapter.quarantine?.(pick(own, batch), reason, signal);
         return Bitmap.full(batch.length);
@@ -253,7 +269,7 @@ class Gate implements GuardedAdapter {
         keyCount: pageSize,
         bytes: 0,
         deadlineMs: this.#options.listDeadlineMs,
-        deadlineHint: "raise listDeadlineMs",
+        deadlineHint: this.#options.deadlineHints.list,
         batches: [[0]],
         invoke: (_, signal) => adapter.listKeys?.(page, signal),
         check: (_, answer) => checkKeyListPage(this.id, pageSize, answer),
@@ -388,11 +404,11 @@ class Gate implements GuardedAdapter {
     return refused;
   }
 
-  #transferDeadline(bytes: number): { deadlineMs: number; deadlineHint: string } {
-    const { transferBaseMs, transferBytesPerSecond } = this.#options;
+  #transferDeadline(bytes: number): { deadlineMs: number; deadlineHint: string | null } {
+    const { transferBaseMs, transferBytesPerSecond, deadlineHints } = this.#options;
     return {
       deadlineMs: transferBaseMs + (bytes / transferBytesPerSecond) * 1000,
-      deadlineHint: "raise transferBaseMs or lower transferBytesPerSecond",
+      deadlineHint: deadlineHints.transfer,
     };
   }
 

@@ -75,7 +75,7 @@ export class AdapterLifetime {
     try {
       const { openDeadlineMs, clock } = this.#options;
       const answer = await withDeadline(clock, openDeadlineMs, opened);
-      if (!answer.inTime) throw this.#late("open", openDeadlineMs, "raise openDeadlineMs");
+      if (!answer.inTime) throw this.#late("open", openDeadlineMs);
       if (this.phase !== "opening") throw adapterClosed(this.#id, "open");
       this.#phase = "open";
     } catch (thrown) {
@@ -113,7 +113,7 @@ export class AdapterLifetime {
     const closing = this.#closeAdapter();
     const answer = await withDeadline(clock, closeDeadlineMs, closing);
     this.#phase = "closed";
-    const late = this.#late("close", closeDeadlineMs, "raise closeDeadlineMs");
+    const late = this.#late("close", closeDeadlineMs);
     const error = answer.inTime ? answer.value : late;
     if (!answer.inTime) this.#recorder.error("close", late);
     const now = clock.now();
@@ -140,10 +140,13 @@ export class AdapterLifetime {
     }
   }
 
-  #late(operation: string, deadlineMs: number, remedy: string): CacheError {
+  #late(operation: "open" | "close", deadlineMs: number): CacheError {
+    const remedy = this.#options.deadlineHints[operation];
+    const { location } = this.#adapter;
     return new CacheError(
       "ABORTED",
-      `L2 adapter ${this.#id}: ${operation} has not ended after ${deadlineMs} ms; check its backend, or ${remedy}`,
+      `L2 adapter ${this.#id} at ${location}: ${operation} has not ended after ${deadlineMs} ms; check that its ` +
+        `backend answers there as it is configured (address, TLS)${remedy === null ? "" : `, or ${remedy}`}`,
       { details: { adapter: this.#id, operation, deadlineMs, remedy } },
     );
   }

@@ -1,6 +1,11 @@
 import { CacheError } from "@cache/contracts";
 import { type GateClock, systemGateClock } from "./clock.ts";
 
+/** What raises which deadline. */
+export type DeadlineHints = Readonly<
+  Record<"lookup" | "transfer" | "delete" | "list" | "open" | "close", string | null>
+>;
+
 /** How long operations may take, how many may run, when the breaker opens. All times in milliseconds. */
 export interface GateOptions {
   /** Deadline of one `lookupAndLock`. Default 1,000. */
@@ -36,6 +41,12 @@ export interface GateOptions {
   readonly maxParallelBatches: number;
   /** Operations past their deadline that have not settled; with this many, new ones are refused. Default 256. */
   readonly maxStuckOperations: number;
+  /** What raises a deadline, for the messages of those that have passed; null: nothing does. Default these options. */
+  readonly deadlineHints: DeadlineHints;
+  /** Told when the breaker opens, with what failed last; again only after {@link GateOptions.onRecovered}. */
+  readonly onTrouble: (lastError: string | null) => void;
+  /** Told when the breaker is closed again. */
+  readonly onRecovered: () => void;
   /** Time, replaceable in tests. Default real time with unreferenced timers. */
   readonly clock: GateClock;
 }
@@ -57,6 +68,16 @@ export const GATE_DEFAULTS: GateOptions = Object.freeze({
   maxQueuedOperations: 1024,
   maxParallelBatches: 4,
   maxStuckOperations: 256,
+  deadlineHints: Object.freeze({
+    lookup: "raise lookupDeadlineMs",
+    transfer: "raise transferBaseMs or lower transferBytesPerSecond",
+    delete: "raise deleteDeadlineMs",
+    list: "raise listDeadlineMs",
+    open: "raise openDeadlineMs",
+    close: "raise closeDeadlineMs",
+  }),
+  onTrouble: () => undefined,
+  onRecovered: () => undefined,
   clock: systemGateClock,
 });
 

@@ -82,6 +82,11 @@ export class GateRecorder {
     this.#last = { code: error.code, message, operation, at: this.#clock.now() };
   }
 
+  /** What failed last; null if nothing has. */
+  get lastMessage(): string | null {
+    return this.#last?.message ?? null;
+  }
+
   /** Counts one duration in milliseconds. */
   duration(operation: GateOperation, ms: number): void {
     this.#latency[operation].add(ms);

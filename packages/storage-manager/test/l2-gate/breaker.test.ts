@@ -40,6 +40,23 @@ describe("circuit breaker", () => {
     expect(gate.status().errors).toEqual({ BACKEND_UNAVAILABLE: 9, BREAKER_OPEN: 1 });
   });
 
+  it("tells once that it is in trouble, with what failed, and once that it works again", async () => {
+    const told: (string | null)[] = [];
+    const { gate, adapter, clock } = await openGate({
+      onTrouble: (error) => told.push(error),
+      onRecovered: () => told.push("works again"),
+    });
+    await failTimes(gate, adapter, 5);
+    await clock.advance(1000);
+    await failTimes(gate, adapter, 1); // the probe
+    await clock.advance(2000);
+    expect(told).toEqual([expect.stringContaining("connection refused")]);
+    adapter.script = (_, work) => work();
+    await gate.lookupAndLock(sized(1)).outcome;
+    await gate.lookupAndLock(sized(1)).outcome;
+    expect(told.slice(1)).toEqual(["works again"]);
+  });
+
   it("lets one probe through after 1, 2, 4, 8, 16, 30, 30 s, and closes on success", async () => {
     const { gate, adapter, clock } = await openGate();
     await failTimes(gate, adapter, 5);

@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CacheError, type L2Adapter } from "@cache/contracts";
+import { type AdapterLog, CacheError, type L2Adapter } from "@cache/contracts";
 import { type JournalOptions, type JournalRecord, type JournalRecovery, openJournal } from "@cache/journal";
 import { type L1Pool, type MapperScan, openL1Pool } from "@cache/l1-memory";
 import { createMockAdapter, type MockAdapter } from "@cache/l2-mock";
@@ -41,6 +41,8 @@ export interface EngineOptions {
   readonly journal?: Partial<JournalOptions>;
   /** In place of the real one, e.g. on files whose calls fail. */
   readonly openJournal?: typeof openJournal;
+  /** Default: silent. */
+  readonly log?: AdapterLog;
   /** The journal looks as if a snapshot had been made after so many of its records. */
   readonly snapshotAfter?: number;
 }
@@ -148,7 +150,7 @@ export async function startEngine(setup: EngineOptions = {}): Promise<TestEngine
     options: setup.options ?? {},
     gate: { clock },
     clock,
-    log: SILENT,
+    log: setup.log ?? SILENT,
     adapterLog: () => SILENT,
   }).catch(async (error: unknown) => {
     await pool?.close({ keep: true });
