@@ -5,6 +5,7 @@ import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { build, install, ROOT, staleFolders } from "./lib.mjs";
 
+refuseTakenFlags();
 install();
 if (staleFolders().length > 0) build();
 
@@ -26,6 +27,17 @@ engine.on("error", (error) => {
   process.exit(1);
 });
 engine.on("exit", (code, signal) => process.exit(code ?? (signal === "SIGKILL" ? 137 : 1)));
+
+/** Without `--` npm takes flags for its own settings, and the engine would start without them. */
+function refuseTakenFlags() {
+  const flags = ["port", "http-port", "host", "http-host", "config", "l1-size-gb", "l2-adapter", "state-dir"];
+  const taken = flags.filter((flag) => process.env[`npm_config_${flag.replaceAll("-", "_")}`] !== undefined);
+  if (process.env.npm_lifecycle_event !== "start" || taken.length === 0) return;
+  const names = taken.map((flag) => `--${flag}`).join(", ");
+  console.error(`error INVALID_ARGUMENT: npm took ${names} for itself; flags of the engine go after '--':`);
+  console.error(`  npm start -- ${taken.map((flag) => `--${flag} …`).join(" ")}`);
+  process.exit(2);
+}
 
 /** 10 GiB, or half of what the disk has free if that is less. */
 function defaultL2SizeGb() {

@@ -1,5 +1,13 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -168,7 +176,22 @@ test("what may not be added is refused, with the reason and without a trace", {
     host: "127.0.0.1",
     port: await freePort(),
   });
-  expect(dead.status).toBe(503);
+  expect(dead).toMatchObject({ status: 503, json: { code: "BACKEND_UNAVAILABLE" } });
+  const strict = createServer((socket) => {
+    socket
+      .on("data", () => socket.write("-WRONGPASS invalid username-password pair\r\n"))
+      .on("error", () => {});
+  });
+  await new Promise<void>((resolve) => strict.listen(0, "127.0.0.1", resolve));
+  const { port } = strict.address() as AddressInfo;
+  writeFileSync(join(engine.root, "password"), "wrong");
+  const wrong = { type: "redis", host: "127.0.0.1", port, password_file: join(engine.root, "password") };
+  const denied = await engine.cli("adapters", "add", JSON.stringify(wrong));
+  expect(denied).toMatchObject({
+    code: 1,
+    err: expect.stringMatching(/^error BACKEND_REFUSED: .*WRONGPASS/),
+  });
+  strict.close();
   const twice = await engine.ask("POST", "/adapters", {
     ...MOCK,
     type: "fs",

@@ -81,7 +81,7 @@ test("doctor: what keeps the engine from serving is a FAIL with its fix, exit 1"
     expect(out).toMatch(/^FAIL +shm +.*fix: a smaller --l1-size-gb/m);
     expect(out).toMatch(/^FAIL +memory +.*fix: a smaller --l1-size-gb/m);
     expect(out).toMatch(/^FAIL +rpc +.*taken by something that is no engine.*fix: another --port/m);
-    expect(out).toMatch(/^FAIL +l2 mooncake +ADAPTER_TYPE_UNKNOWN: .*npm install @cache\/l2-mooncake/m);
+    expect(out).toMatch(/^FAIL +l2 mooncake +ADAPTER_TYPE_UNKNOWN: .*cache-l2-mooncake/m);
   } finally {
     await new Promise((resolve) => taken.close(resolve));
   }

@@ -114,7 +114,7 @@ test.each([
     ["config", "check", "--l2-adapter", '{"type":"toy","siez":1}'],
     "--l2-adapter #1 ('toy'): unknown key 'siez' (did you mean 'size'?)",
   ],
-  [["config", "check", "--l2-adapter", '{"type":"mooncake"}'], "npm install @cache/l2-mooncake"],
+  [["config", "check", "--l2-adapter", '{"type":"mooncake"}'], "e.g. cache-l2-mooncake"],
   [["adapters", "show", "mooncake"], "error ADAPTER_TYPE_UNKNOWN:"],
   [["adapters", "--adapter-root", "nowhere"], "error INVALID_CONFIG: adapter root"],
 ])("%j fails with one line and exit code 2", (words, text) => {

@@ -299,6 +299,7 @@ test("common keys are taken out of the adapter's own", async () => {
   const { config } = await load({ flags: { l2_adapter: [JSON.stringify(adapter)] } });
   expect(config.l2.adapters).toEqual([
     {
+      place: "--l2-adapter #1",
       id: "fs",
       type: "fs",
       own: { base_path: "/d", extra: null },

@@ -48,7 +48,7 @@ const DIFFERENCES: Readonly<
     status: 200,
     example: { adapter: "fs", shared: false, entries: [], next_page_token: null },
   },
-  "objects, a bad page token": { why: "as `objects`", status: 400, example: { detail: "" } },
+  "objects, a bad page token": { why: "as `objects`", status: 400, example: { detail: "", code: "" } },
   "quota set, a bad salt": {
     why: "no key can have this salt: a limit for it would never count",
     status: 400,

@@ -102,3 +102,9 @@ test("bad values are refused with 400", async () => {
   };
   expect(await remove(many)).toMatchObject({ detail: expect.stringContaining("too many keys") });
 });
+
+test("an adapter that is not there is answered with those that are", async () => {
+  const { status, json } = await engine.ask("GET", "/cache/objects?tier=l2&adapter=nix");
+  expect(status).toBe(404);
+  expect(json).toEqual({ detail: "no L2 adapter with type_name='nix'; there are: fs" });
+});

@@ -63,7 +63,7 @@ export const CACHE_ERROR_CODES = [
   "CONFLICT",
   /** The engine runs without its journal until it can be written again. */
   "DEGRADED",
-  /** The address cannot be bound. */
+  /** Another process has the address. */
   "ADDRESS_IN_USE",
 ] as const;
 

@@ -1,25 +1,31 @@
 import { CacheError } from "@cache/contracts";
+import { basename, dirname } from "node:path";
+import { readPackageManifest } from "./package-manifest.ts";
 import type { AdapterListing } from "./types.ts";
 
-/** Which package serves a type whose name differs from the package's. */
-const PACKAGE_OF_TYPE: Readonly<Record<string, string>> = {
-  resp: "@cache/l2-redis",
-  valkey: "@cache/l2-redis",
-  nixl_store: "@cache/l2-nixl",
-  nixl_store_dynamic: "@cache/l2-nixl",
-  nixl_native: "@cache/l2-nixl",
-};
+/** Which package of ours serves a type. */
+const PACKAGE_OF_TYPE: ReadonlyMap<string, string> = new Map([
+  ["fs", "@cache/l2-fs"],
+  ["mock", "@cache/l2-mock"],
+  ["hfbucket", "@cache/l2-hfbucket"],
+  ["redis", "@cache/l2-redis"],
+  ["resp", "@cache/l2-redis"],
+  ["valkey", "@cache/l2-redis"],
+  ["nixl_store", "@cache/l2-nixl"],
+  ["nixl_store_dynamic", "@cache/l2-nixl"],
+  ["nixl_native", "@cache/l2-nixl"],
+]);
 
 /** Types of LMCache that name something which exists only in its own process. */
-const PYTHON_ONLY: Readonly<Record<string, string>> = {
-  plugin: "it names a Python class; install an adapter package instead and use its own type",
-  native_plugin: "it names a Python module; install an adapter package instead and use its own type",
-};
+const PYTHON_ONLY: ReadonlyMap<string, string> = new Map([
+  ["plugin", "it names a Python class; install an adapter package instead and use its own type"],
+  ["native_plugin", "it names a Python module; install an adapter package instead and use its own type"],
+]);
 
 /** Types of LMCache whose data an adapter of ours reads and writes under another type. */
-const SAME_DATA: Readonly<Record<string, string>> = {
-  fs_native: "fs reads and writes the same files: use the type fs",
-};
+const SAME_DATA: ReadonlyMap<string, string> = new Map([
+  ["fs_native", "fs reads and writes the same files: use the type fs"],
+]);
 
 /** The error for a type that no installed package offers. Says what to install. */
 export function unknownTypeError(
@@ -33,21 +39,26 @@ export function unknownTypeError(
   ];
   const nearest = known.find((candidate) => isNearly(type, candidate));
   const forbidden = listing.packages.find((found) => found.types.includes(type) && !found.allowed);
-  const pythonOnly = PYTHON_ONLY[type];
+  const sameData = SAME_DATA.get(type);
+  const pythonOnly = PYTHON_ONLY.get(type);
   if (forbidden !== undefined) {
     parts.push(`package ${forbidden.name} offers it, but --adapter-allow does not name it`);
   } else if (pythonOnly !== undefined) {
     parts.push(pythonOnly);
-  } else if (SAME_DATA[type] !== undefined) {
-    parts.push(SAME_DATA[type]);
+  } else if (sameData !== undefined) {
+    parts.push(sameData);
   } else if (nearest !== undefined) {
     parts.push(`did you mean '${nearest}'?`);
   } else {
-    parts.push(`install one, e.g. \`npm install ${packageForType(type)}\``);
+    parts.push(installAdvice(type));
   }
   parts.push(`installed types: ${known.length === 0 ? "none" : known.sort().join(", ")}`);
   const roots = listing.roots.map((root) => root.directory).join(", ");
   parts.push(`searched: ${roots === "" ? "nothing" : roots}`);
+  for (const { directory } of listing.roots) {
+    const advice = packageAsRoot(directory);
+    if (advice !== null) parts.push(advice);
+  }
   for (const failure of failures) parts.push(`also: ${failure.message}`);
   return new CacheError("ADAPTER_TYPE_UNKNOWN", parts.join("; "), {
     details: { type, installedTypes: known },
@@ -55,9 +66,29 @@ export function unknownTypeError(
   });
 }
 
-/** The package that most likely offers a type. */
-export function packageForType(type: string): string {
-  return PACKAGE_OF_TYPE[type] ?? `@cache/l2-${type}`;
+function installAdvice(type: string): string {
+  const ours = packageForType(type);
+  if (ours !== null) return `install it: \`npm install ${ours}\``;
+  return (
+    "if somebody else's package offers it, install that beside the engine or below a directory of --adapter-root; " +
+    `it is named cache-l2-NAME or @scope/cache-l2-NAME, e.g. cache-l2-${type}`
+  );
+}
+
+/** The package of ours that offers a type; null if none does. */
+export function packageForType(type: string): string | null {
+  return PACKAGE_OF_TYPE.get(type) ?? null;
+}
+
+/** What to say of a root that is an adapter package itself, where a folder of packages was wanted; null if it is none. */
+function packageAsRoot(directory: string): string | null {
+  if (readPackageManifest(directory)?.hasManifest !== true) return null;
+  const parent = dirname(directory);
+  const root = basename(parent).startsWith("@") ? dirname(parent) : parent;
+  const rename = /^(cache-)?l2-./.test(basename(directory))
+    ? ""
+    : ", and its folder must be called l2-NAME or cache-l2-NAME";
+  return `${directory} is a package itself: --adapter-root must be its parent directory, ${root}${rename}`;
 }
 
 /** True if one letter more, less or other, or two neighbours swapped, make the words equal. */

@@ -171,7 +171,9 @@ test.each([
   ["redis", "npm install @cache/l2-redis"],
   ["resp", "npm install @cache/l2-redis"],
   ["nixl_store", "npm install @cache/l2-nixl"],
-  ["foo", "npm install @cache/l2-foo"],
+  ["hfbucket", "npm install @cache/l2-hfbucket"],
+  ["s3", "named cache-l2-NAME or @scope/cache-l2-NAME, e.g. cache-l2-s3"],
+  ["constructor", "e.g. cache-l2-constructor"],
   ["plugin", "install an adapter package"],
   ["fs_native", "use the type fs"],
 ])("the error for the unknown type %s says what to install", async (type, text) => {
@@ -185,7 +187,21 @@ test.each(["near", "neaarby", "naerby", "nearbx"])(
   "a mistyped %s is told the type that it means",
   async (typed) => {
     tree.adapter("node_modules/cache-l2-nearby", { name: "cache-l2-nearby", types: ["nearby"] });
-    const meant = typed === "near" ? /npm install/ : /did you mean 'nearby'/;
+    const meant = typed === "near" ? /named cache-l2-NAME/ : /did you mean 'nearby'/;
     await expect(load(typed)).rejects.toMatchObject({ message: expect.stringMatching(meant) });
   },
 );
+
+test("a root that is a package itself is told its parent, above the scope if it has one", async () => {
+  tree.adapter("mine/@x/cache-l2-toy", { name: "@x/cache-l2-toy", types: ["toy"] });
+  tree.adapter("mine/toy", { name: "cache-l2-toy", types: ["toy"] });
+  for (const [path, text] of [
+    ["mine/@x/cache-l2-toy", `must be its parent directory, ${tree.path("mine")}`],
+    ["mine/toy", "its folder must be called l2-NAME or cache-l2-NAME"],
+  ] as const) {
+    const listing = await listAdapters({ startDirectory: tree.root, only: [tree.path(path)] });
+    const error = await loadAdapter("toy", listing).catch((thrown: unknown) => thrown);
+    expect(String(error)).toContain("is a package itself: --adapter-root");
+    expect(String(error)).toContain(text);
+  }
+});

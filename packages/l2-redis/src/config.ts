@@ -60,6 +60,9 @@ function file(option: string, what: string): z.ZodDefault<z.ZodString> {
 
 const optionsSchema = z.strictObject({
   host: text("host", "name or address of the server")
+    .refine((value) => !/^(?:[^:]*|\[.*\]):\d*$/.test(value), {
+      error: (issue) => `host ${JSON.stringify(issue.input)} ends in a port: the port has its own key: port`,
+    })
     .refine((value) => !/[\s@/]/.test(value), {
       error: (issue) =>
         `host ${JSON.stringify(issue.input)} is no host name: leave scheme, user and port out, or use url`,

@@ -140,6 +140,8 @@ const invalid: InvalidConfig[] = [
   [{ host: "h", tls_enable: true, tls_key_file: "/k" }, "tls_cert_file", /tls_cert_file is required too/],
   [{ host: "h", tls_enable: true, tls_ca_file: 7 }, "tls_ca_file", /tls_ca_file must be a string/],
   [{ host: "h", tls_enable: true, tls_ca_file: "~/ca" }, "tls_ca_file", /write the home directory out/],
+  [{ host: "127.0.0.1:6479" }, "host", /host "127.0.0.1:6479" .*the port has its own key: port/],
+  [{ host: "[::1]:6479" }, "host", /the port has its own key: port/],
   [{ host: "h", key_prefix: "a@b" }, "key_prefix", /key_prefix "a@b" contains '@'.*remove it/],
   [{ host: "h", key_prefix: "x".repeat(300) }, "key_prefix", /at most 256 bytes/],
   [

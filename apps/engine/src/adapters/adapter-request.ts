@@ -49,14 +49,14 @@ export async function requestedAdapter(
   const asked = adapterSpec(raw, taken);
   const listing = await listAdapters(discoveryOptions(discovery));
   assertListed(asked.type, listing);
-  const { adapter: first } = await resolveAdapter(asked, listing, "adapter");
+  const { adapter: first } = await resolveAdapter(asked, listing);
   assertNoSecret(asked, schemaKeys(first.registration.configSchema));
   const spelled = new Map<string, string>();
   for (const { type, own } of configured) if (type === asked.type) await noteSpelling(own, spelled);
   const rules = { type: asked.type, roots: discovery.pathRoots, spelled };
   const own = (await realPaths(asked.own, rules)) as Config;
   const spec = { ...asked, own };
-  const { adapter, warnings } = await resolveAdapter(spec, listing, "adapter");
+  const { adapter, warnings } = await resolveAdapter(spec, listing);
   return { adapter, warnings, config: JSON.stringify({ ...raw, ...own, type: spec.type, id: spec.id }) };
 }
 
@@ -68,7 +68,7 @@ export async function rememberedAdapter(
 ): Promise<ResolvedAdapter> {
   const spec = adapterSpec({ ...(JSON.parse(config) as Config), id }, new Set());
   const listing = await listAdapters(discoveryOptions(discovery));
-  return (await resolveAdapter(spec, listing, "adapter")).adapter;
+  return (await resolveAdapter(spec, listing)).adapter;
 }
 
 /** Over HTTP no package is imported to see what it registers: it must be listed under that type. */
@@ -173,11 +173,21 @@ async function checkedText(value: string, { type, roots, spelled }: PathRules, k
   } catch (error) {
     throw refuse(`'${value}' cannot be looked at: ${messageOf(error)}`);
   }
+  const troubles: string[] = [];
   for (const root of roots) {
-    if (await inTime(isBelow(real, root)).catch(() => false)) return spelled.get(real) ?? real;
+    const below = await inTime(isBelow(real, root)).catch((error: unknown) => {
+      const trouble = isAbsence(error)
+        ? "does not exist: make it first (the engine need not be started again)"
+        : `cannot be looked at: ${messageOf(error)}`;
+      troubles.push(`; ${root} ${trouble}`);
+      return false;
+    });
+    if (below) return spelled.get(real) ?? real;
   }
   const really = real === value ? "" : ` (which is ${real})`;
-  throw refuse(`'${value}'${really} lies below none of --adapter-path-root: ${roots.join(", ")}`);
+  throw refuse(
+    `'${value}'${really} lies below none of --adapter-path-root: ${roots.join(", ")}${troubles.join("")}`,
+  );
 }
 
 /** What `look` finds. @throws Error if it takes longer than a living filesystem needs. */

@@ -37,7 +37,7 @@ export async function resolveAdapters(
   const adapters: ResolvedAdapter[] = [];
   const warnings = new Set<string>();
   for (const [index, spec] of specs.entries()) {
-    const resolved = await resolveAdapter(spec, listing, `--l2-adapter #${index + 1}`);
+    const resolved = await resolveAdapter(spec, listing, index + 1);
     for (const warning of resolved.warnings) warnings.add(warning);
     adapters.push(resolved.adapter);
   }
@@ -47,18 +47,21 @@ export async function resolveAdapters(
 /**
  * The same for one adapter.
  *
- * @param where names it in errors, e.g. `--l2-adapter #1`.
+ * @param number of the adapter (from 1) for `details` of errors, where a list configures it.
  */
 export async function resolveAdapter(
   spec: AdapterSpec,
   listing: AdapterListing,
-  where: string,
+  number: number | null = null,
 ): Promise<{ readonly adapter: ResolvedAdapter; readonly warnings: readonly string[] }> {
   const loaded = await loadAdapter(spec.type, listing).catch((error: unknown) => {
     if (!isCacheError(error)) throw error;
-    throw new CacheError(error.code, `${where}: ${error.message}`, { cause: error, details: error.details });
+    throw new CacheError(error.code, `${spec.place}: ${error.message}`, {
+      cause: error,
+      details: error.details,
+    });
   });
-  checkOwnKeys(spec, loaded.registration, where);
+  checkOwnKeys(spec, loaded.registration, number);
   const { registration } = loaded;
   const { name: packageName, version: packageVersion } = loaded.package;
   return {
@@ -80,10 +83,9 @@ export function discoveryOptions(discovery: DiscoveryChoice): Parameters<typeof 
   };
 }
 
-function checkOwnKeys(spec: AdapterSpec, registration: RegisteredL2Adapter, whose: string): void {
-  const where = `${whose} ('${spec.type}')`;
-  const number = /#(\d+)$/.exec(whose)?.[1];
-  const details = { ...(number === undefined ? {} : { adapter: Number(number) }), type: spec.type };
+function checkOwnKeys(spec: AdapterSpec, registration: RegisteredL2Adapter, number: number | null): void {
+  const where = `${spec.place} ('${spec.type}')`;
+  const details = { ...(number === null ? {} : { adapter: number }), type: spec.type };
   let result: ReturnType<z.ZodType["safeParse"]>;
   try {
     result = registration.configSchema.safeParse(spec.own);
@@ -91,7 +93,7 @@ function checkOwnKeys(spec: AdapterSpec, registration: RegisteredL2Adapter, whos
     throw new CacheError("INVALID_CONFIG", `${where}: ${messageOf(error)}`, { cause: error, details });
   }
   if (result.success) return;
-  const text = describeIssues(result.error.issues, schemaKeys(registration.configSchema));
+  const text = describeIssues(result.error.issues, schemaKeys(registration.configSchema), spec.own);
   throw new CacheError(
     "INVALID_CONFIG",
     `${where}: ${text}; see \`npx @cache/engine adapters show ${spec.type}\``,

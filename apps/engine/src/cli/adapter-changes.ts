@@ -1,5 +1,6 @@
 import { CacheError } from "@cache/contracts";
 import type { Command } from "commander";
+import { parseTypedJson } from "../config/adapter-json.ts";
 import { type HttpTarget, httpTarget, requestJson, wholeNumber } from "./http-client.ts";
 import { say, sizeText } from "./output.ts";
 
@@ -30,13 +31,7 @@ export async function addAdapter(text: string, command: Command): Promise<void> 
 }
 
 function configOf(text: string): unknown {
-  let config: unknown;
-  try {
-    config = JSON.parse(text);
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new CacheError("INVALID_ARGUMENT", `the adapter is no JSON: ${reason}`, { cause: error });
-  }
+  const config = parseTypedJson(text, "adapters add", "INVALID_ARGUMENT");
   if (typeof config === "object" && config !== null && !Array.isArray(config)) return config;
   throw new CacheError(
     "INVALID_ARGUMENT",

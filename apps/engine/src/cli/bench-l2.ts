@@ -7,6 +7,7 @@ import { resolveAdapters } from "../adapters/resolve-adapters.ts";
 import { benchL2, benchMemory, type L2BenchOutcome } from "../bench/l2-bench.ts";
 import { type L2BenchPlan, type L2Operation } from "../bench/l2-plan.ts";
 import { configFigures, type Figures, operationFigures } from "../bench/l2-result.ts";
+import { parseTypedJson } from "../config/adapter-json.ts";
 import { adapterSpecs } from "../config/adapter-spec.ts";
 import type { AdapterSpec } from "../config/engine-config.ts";
 import { maskSecrets } from "../config/mask.ts";
@@ -145,14 +146,7 @@ function adapterJson(flags: BenchFlags): string {
 }
 
 function specOf(text: string): AdapterSpec {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new CacheError("INVALID_CONFIG", `--l2-adapter: invalid JSON: ${messageOf(error)}`, {
-      cause: error,
-    });
-  }
+  const value = parseTypedJson(text, "--l2-adapter");
   if (typeof value !== "object" || value === null || Array.isArray(value))
     throw new CacheError("INVALID_CONFIG", "--l2-adapter: expected a JSON object");
   return adapterSpecs([value as Record<string, unknown>])[0]!;

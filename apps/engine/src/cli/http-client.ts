@@ -1,4 +1,4 @@
-import { CacheError, type CacheErrorCode, messageOf } from "@cache/contracts";
+import { CACHE_ERROR_CODES, CacheError, type CacheErrorCode, messageOf } from "@cache/contracts";
 import type { Command } from "commander";
 import { readFileSync } from "node:fs";
 import { EXIT, withExitCode } from "./output.ts";
@@ -70,7 +70,7 @@ function invalid(text: string): CacheError {
  * Sends a request and gives the JSON of a good answer.
  *
  * @throws CacheError `BACKEND_UNAVAILABLE` (exit code 3) if nobody answers, `UNSUPPORTED` if the server has no such
- *   route, `INVALID_ARGUMENT`, `BACKEND_REFUSED` or `BACKEND_UNAVAILABLE` with the server's reason otherwise.
+ *   route, the code that the answer tells, else one for its status, with the server's reason otherwise.
  */
 export async function requestJson(
   target: HttpTarget,
@@ -102,7 +102,7 @@ export async function requestJson(
     );
   }
   if (status >= 200 && status < 300) return parsed(text, target.url);
-  throw refusal(status, text, `${method} ${path.split("?", 1)[0] ?? path}`, target.url);
+  throw refusal(status, text, `${method} ${path.split("?", 1)[0] ?? path}`, target);
 }
 
 async function boundedText(response: Response): Promise<string> {
@@ -127,7 +127,7 @@ function parsed(text: string, url: string): unknown {
   }
 }
 
-function refusal(status: number, text: string, route: string, url: string): CacheError {
+function refusal(status: number, text: string, route: string, { url, token: sent }: HttpTarget): CacheError {
   // Without a reason of its own, a 404 is about the route and not about what was asked for.
   if (status === 404 && /"detail"\s*:\s*"Not Found"/.test(text)) {
     return new CacheError("UNSUPPORTED", `the server at ${url} has no ${route}; use an engine that has it`);
@@ -140,8 +140,22 @@ function refusal(status: number, text: string, route: string, url: string): Cach
     409: "CONFLICT",
     422: "INVALID_ARGUMENT",
   };
-  const code = codes[status] ?? "BACKEND_UNAVAILABLE";
-  return new CacheError(code, `${route} at ${url} answered ${status}: ${reasonOf(text)}`);
+  const code = codeOf(text) ?? codes[status] ?? "BACKEND_UNAVAILABLE";
+  const noToken = "the engine wants a token: name the file that has it with --token-file";
+  const wrongToken =
+    "the token of --token-file was not accepted: it is not that of the engine's --http-token-file";
+  const reason = status === 401 ? (sent === null ? noToken : wrongToken) : reasonOf(text);
+  return new CacheError(code, `${route} at ${url} answered ${status}: ${reason}`);
+}
+
+/** The code of the engine's error in its answer; null if it tells none that this version knows. */
+function codeOf(text: string): CacheErrorCode | null {
+  try {
+    const { code } = (JSON.parse(text) ?? {}) as { code?: unknown };
+    return CACHE_ERROR_CODES.find((known) => known === code) ?? null;
+  } catch {
+    return null;
+  }
 }
 
 /** `detail`, `error` or `reason` of an answer; LMCache's validation errors are lists of texts. */

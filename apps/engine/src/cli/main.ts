@@ -14,8 +14,21 @@ function usageError(error: CommanderError, root: Command, argv: readonly string[
     ...command.options.map((option) => option.long ?? ""),
   ];
   const near = unknown === undefined ? null : nearestName(unknown, names);
-  const advice = whichEngine(command, unknown) ?? (near === null ? "see --help" : `did you mean '${near}'?`);
+  const advice =
+    tooManyWords(error, command, argv) ??
+    whichEngine(command, unknown) ??
+    (near === null ? "see --help" : `did you mean '${near}'?`);
   return new CacheError("INVALID_ARGUMENT", `${text}; ${advice}`);
+}
+
+/** What was probably meant by words that a command does not take. */
+function tooManyWords(error: CommanderError, command: Command, argv: readonly string[]): string | null {
+  if (error.code !== "commander.excessArguments") return null;
+  if (command.name() === "adapters" && argv.includes("list")) return "'adapters' alone lists them";
+  // npm takes flags before `--` for its own, and passes on their values.
+  if (command.name() === "serve" && process.env["npm_lifecycle_event"] === "start")
+    return "flags of the engine go after '--': npm start -- --port 6391";
+  return null;
 }
 
 /** The innermost command that the words name. */

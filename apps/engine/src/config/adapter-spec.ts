@@ -64,27 +64,46 @@ const COMMON_KEYS = new Set(Object.keys(commonKeys.shape));
 /**
  * Checks the common keys of each configured adapter and gives each its id.
  *
+ * @param place where the list was given, for errors: the flag, or key and file.
  * @throws CacheError `INVALID_CONFIG` with the adapter's number (from 1), the key and the fix.
  */
-export function adapterSpecs(list: readonly Readonly<Record<string, unknown>>[]): AdapterSpec[] {
+export function adapterSpecs(
+  list: readonly Readonly<Record<string, unknown>>[],
+  place = "--l2-adapter",
+): AdapterSpec[] {
   if (list.length > ADAPTERS_MAX) {
-    throw new CacheError("INVALID_CONFIG", `--l2-adapter: ${list.length} adapters, at most ${ADAPTERS_MAX}`);
+    throw new CacheError("INVALID_CONFIG", `${place}: ${list.length} adapters, at most ${ADAPTERS_MAX}`);
   }
-  const parsed = list.map((raw, index) => parseCommon(raw, index + 1));
+  const parsed = list.map((raw, index) => parseCommon(raw, numbered(place, index + 1)));
   const taken = new Set<string>();
   for (const [index, { type, id }] of parsed.entries()) {
     if (id === undefined) continue;
-    assertIdOf(index + 1, type, id);
+    const where = numbered(place, index + 1);
+    assertIdOf(where, type, id);
     if (taken.has(id))
-      throw invalid(index + 1, type, `id: '${id}' is the id of another adapter; give each its own`);
+      throw invalid(where, type, `id: '${id}' is the id of another adapter; give each its own`);
     taken.add(id);
   }
   return list.map((raw, index) => {
     const keys = parsed[index]!;
     const id = keys.id ?? freeId(keys.type, taken);
     taken.add(id);
-    return specOf(raw, keys, id);
+    return specOf(raw, keys, id, numbered(place, index + 1).text);
   });
+}
+
+/** Where an adapter was configured, and its number there; null: no list names it. */
+interface Where {
+  readonly text: string;
+  readonly number: number | null;
+}
+
+const ADDED: Where = { text: "adapter", number: null };
+
+/** `--l2-adapter #1`, `l2_adapter #1 in engine.yaml`. */
+function numbered(place: string, number: number): Where {
+  const [name = "", ...file] = place.split(" ");
+  return { text: [`${name} #${number}`, ...file].join(" "), number };
 }
 
 /**
@@ -94,18 +113,20 @@ export function adapterSpecs(list: readonly Readonly<Record<string, unknown>>[])
  * @throws CacheError `INVALID_CONFIG` with the key and the fix.
  */
 export function adapterSpec(raw: Readonly<Record<string, unknown>>, taken: ReadonlySet<string>): AdapterSpec {
-  const keys = parseCommon(raw, null);
+  const keys = parseCommon(raw, ADDED);
   const { type, id } = keys;
-  if (id !== undefined) assertIdOf(null, type, id);
-  return specOf(raw, keys, id ?? freeId(type, taken));
+  if (id !== undefined) assertIdOf(ADDED, type, id);
+  return specOf(raw, keys, id ?? freeId(type, taken), ADDED.text);
 }
 
 function specOf(
   raw: Readonly<Record<string, unknown>>,
   keys: z.output<typeof commonKeys>,
   id: string,
+  place: string,
 ): AdapterSpec {
   return {
+    place,
     id,
     type: keys.type,
     common: {
@@ -118,22 +139,19 @@ function specOf(
   };
 }
 
-function parseCommon(
-  raw: Readonly<Record<string, unknown>>,
-  number: number | null,
-): z.output<typeof commonKeys> {
+function parseCommon(raw: Readonly<Record<string, unknown>>, where: Where): z.output<typeof commonKeys> {
   if (raw["type"] === undefined)
-    throw invalid(number, null, `missing 'type', e.g. {"type":"fs","base_path":"/data"}`);
+    throw invalid(where, null, `missing 'type', e.g. {"type":"fs","base_path":"/data"}`);
   const result = commonKeys.safeParse(raw);
   if (result.success) return result.data;
   const type = typeof raw["type"] === "string" ? raw["type"] : null;
-  throw invalid(number, type, describeIssues(result.error.issues, Object.keys(evictionKeys.shape)));
+  throw invalid(where, type, describeIssues(result.error.issues, Object.keys(evictionKeys.shape), raw));
 }
 
-function assertIdOf(number: number | null, type: string, id: string): void {
+function assertIdOf(where: Where, type: string, id: string): void {
   if (isIdOf(type, id)) return;
   const rule = `must be '${type}' or '${type}.' and a name of letters, digits, '_' and '-'`;
-  throw invalid(number, type, `id: '${id}' ${rule}`);
+  throw invalid(where, type, `id: '${id}' ${rule}`);
 }
 
 function isIdOf(type: string, id: string): boolean {
@@ -158,11 +176,9 @@ function evictionSpec(keys: z.output<typeof evictionKeys> | null | undefined): E
   };
 }
 
-/** @param number of the command line; null: no command line names the adapter. */
-function invalid(number: number | null, type: string | null, text: string): CacheError {
+function invalid({ text: place, number }: Where, type: string | null, text: string): CacheError {
   const named = type === null ? "" : ` ('${type}')`;
-  const where = number === null ? "adapter" : `--l2-adapter #${number}`;
-  return new CacheError("INVALID_CONFIG", `${where}${named}: ${text}`, {
+  return new CacheError("INVALID_CONFIG", `${place}${named}: ${text}`, {
     details: { ...(number === null ? {} : { adapter: number }), ...(type === null ? {} : { type }) },
   });
 }

@@ -22,6 +22,8 @@ export interface CommonAdapterKeys {
 
 /** One configured adapter, in the order of the configuration. */
 export interface AdapterSpec {
+  /** How errors name where it was configured, e.g. `--l2-adapter #1`, `l2_adapter #1 in engine.yaml`, `adapter`. */
+  readonly place: string;
   /** `{type}` or `{type}.{instance}`, unique. */
   readonly id: string;
   readonly type: string;

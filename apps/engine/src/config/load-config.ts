@@ -56,7 +56,7 @@ export async function loadConfig(inputs: ConfigInputs): Promise<LoadedConfig> {
   const origins = Object.fromEntries(
     infos.map(({ key }) => [key, merged.get(key)?.origin ?? "default"] as const),
   );
-  const config = toEngineConfig(result.data, inputs.environment, warnings);
+  const config = toEngineConfig(result.data, inputs.environment, warnings, merged.get("l2_adapter")?.place);
   return { config, options: result.data, origins, warnings };
 }
 

@@ -225,7 +225,7 @@ export const engineOptions = z.strictObject({
     .array(z.string().min(1))
     .default([])
     .describe(
-      "directory below which an adapter that is added over HTTP may have its paths; without one it may have none; repeatable",
+      "directory below which an adapter that is added over HTTP may have its paths, and which must exist by then; without one it may have none; repeatable",
     ),
   adapter_allow: z
     .array(z.string().min(1))

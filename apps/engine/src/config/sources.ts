@@ -1,5 +1,6 @@
 import { CacheError, messageOf } from "@cache/contracts";
 import { readFileSync, statSync } from "node:fs";
+import { parseTypedJson } from "./adapter-json.ts";
 import type { ConfigOrigin } from "./engine-config.ts";
 import { unknownKey } from "./issues.ts";
 import { FOREIGN_FLAGS, type ForeignFlag } from "./lmcache-flags.ts";
@@ -156,12 +157,7 @@ function fromFlag(raw: string | boolean | readonly string[], option: OptionInfo)
 }
 
 function parseJson(text: string, place: string): unknown {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new CacheError("INVALID_CONFIG", `${place}: invalid JSON: ${messageOf(error)}`, { cause: error });
-  }
+  const value = parseTypedJson(text, place);
   if (place.includes("#") && (typeof value !== "object" || value === null || Array.isArray(value))) {
     throw new CacheError("INVALID_CONFIG", `${place}: expected a JSON object, got ${describeValue(value)}`);
   }

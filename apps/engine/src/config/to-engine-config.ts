@@ -9,11 +9,16 @@ import { stateDirectory } from "./state-directory.ts";
 
 const GIB = 2 ** 30;
 
-/** Turns checked options into the engine's configuration: units, derived names, rules across options. */
+/**
+ * Turns checked options into the engine's configuration: units, derived names, rules across options.
+ *
+ * @param adapterPlace where the list of adapters was given, for errors.
+ */
 export function toEngineConfig(
   options: EngineOptions,
   environment: Readonly<Record<string, string | undefined>>,
   warnings: string[],
+  adapterPlace?: string,
 ): EngineConfig {
   checkAcross(options);
   const instance = options.instance_id ?? String(options.port);
@@ -39,7 +44,7 @@ export function toEngineConfig(
     },
     chunkSize: options.chunk_size,
     l1: l1Config(options, instance),
-    l2: l2Config(options, adapters(options, directory, warnings)),
+    l2: l2Config(options, adapters(options, directory, warnings, adapterPlace)),
     cacheIdentity: options.cache_identity ?? null,
     state: { directory },
     journalFsync: options.journal_fsync,
@@ -139,9 +144,14 @@ function l2Config(options: EngineOptions, specs: readonly AdapterSpec[]): Engine
   };
 }
 
-function adapters(options: EngineOptions, directory: string | null, warnings: string[]): AdapterSpec[] {
+function adapters(
+  options: EngineOptions,
+  directory: string | null,
+  warnings: string[],
+  place: string | undefined,
+): AdapterSpec[] {
   if (options.l2_adapter.length > 0 || options.default_l2_size_gb === 0)
-    return adapterSpecs(options.l2_adapter);
+    return adapterSpecs(options.l2_adapter, place);
   if (directory === null) {
     warnings.push("--default-l2-size-gb has no effect: there is no state directory to keep the data in");
     return [];

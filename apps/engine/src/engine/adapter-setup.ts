@@ -19,18 +19,16 @@ export async function adapterDirectory(config: EngineConfig, { id }: AdapterSpec
 /**
  * Makes an adapter and checks that this engine can serve it. Does no I/O.
  *
- * @param whose names it in errors, e.g. `--l2-adapter #1`.
  * @throws CacheError `UNSUPPORTED`, `INVALID_CONFIG`.
  */
 export function makeSetup(
   { spec, registration }: ResolvedAdapter,
   l1: L1MemoryDesc,
   directory: string | null,
-  whose: string,
 ): AdapterSetup {
   const adapter = registration.create(spec.own, l1);
   const { capabilities } = adapter;
-  const where = `${whose} ('${spec.id}')`;
+  const where = `${spec.place} ('${spec.id}')`;
   if (capabilities.l1Registration === "required" && l1.ptr === null) {
     throw new CacheError(
       "UNSUPPORTED",

@@ -70,14 +70,12 @@ async function compose(
       recovery,
       openPool,
       makeAdapters: (l1) =>
-        context.adapters.map((adapter, i) =>
-          makeSetup(adapter, l1, directories[i] ?? null, `--l2-adapter #${i + 1}`),
-        ),
+        context.adapters.map((adapter, i) => makeSetup(adapter, l1, directories[i] ?? null)),
       makeAdded: async (id, added, l1) => {
         // Few engines have one: what looks for its package is loaded for them alone.
         const { rememberedAdapter } = await import("../adapters/adapter-request.ts");
         const adapter = await rememberedAdapter(id, added, config.discovery);
-        return makeSetup(adapter, l1, await adapterDirectory(config, adapter.spec), "adapter");
+        return makeSetup(adapter, l1, await adapterDirectory(config, adapter.spec));
       },
       adapterChanges: config.l2.runtimeAdapters,
       options: managerOptions(config),

@@ -67,7 +67,7 @@ export class RuntimeAdapters {
     let directory: string | null = null;
     const make = async () => {
       directory = await adapterDirectory(this.#config, spec);
-      const setup = makeSetup(asked.adapter, core.pool.desc, directory, "adapter");
+      const setup = makeSetup(asked.adapter, core.pool.desc, directory);
       return { ...setup, base: configured === undefined ? "" : fingerprint(configured) };
     };
     try {

@@ -74,7 +74,8 @@ const STATUS_BY_CODE: Readonly<Partial<Record<CacheErrorCode, number>>> = {
 /**
  * Serves LMCache's management API and `/openapi.json`.
  *
- * @throws CacheError `ADDRESS_IN_USE` if the address cannot be bound, `INVALID_CONFIG` for the token file.
+ * @throws CacheError `ADDRESS_IN_USE` if another process has the address, `INVALID_CONFIG` for one that cannot be bound
+ *   otherwise and for the token file.
  */
 export async function startHttpServer(options: HttpServerOptions): Promise<HttpServer> {
   const counts = options.counts ?? new HttpCounts();
@@ -182,7 +183,8 @@ function match(routes: readonly Route[], path: string, method: string): Found | 
 
 function failed(error: unknown, request: IncomingMessage, log: LeveledLog): Reply {
   const status = isCacheError(error) ? STATUS_BY_CODE[error.code] : undefined;
-  if (status !== undefined) return json(status, { detail: messageOf(error) });
+  if (isCacheError(error) && status !== undefined)
+    return json(status, { detail: messageOf(error), code: error.code });
   log.error("an HTTP request failed", { path: request.url, error: messageOf(error) });
   return json(500, { detail: "Internal Server Error" });
 }
@@ -225,8 +227,10 @@ function readToken(file: string | null): string | null {
 async function listen(server: Server, { host, port }: { host: string; port: number }): Promise<void> {
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error: NodeJS.ErrnoException) => {
-      const text = `HTTP server: ${host}:${port} cannot be bound: ${error.message}; choose another --http-port or --http-host`;
-      reject(new CacheError("ADDRESS_IN_USE", text, { cause: error }));
+      const isTaken = error.code === "EADDRINUSE";
+      const fix = isTaken ? "choose another --http-port or --http-host" : "check --http-host and --http-port";
+      const text = `HTTP server: ${host}:${port} cannot be bound: ${error.message}; ${fix}`;
+      reject(new CacheError(isTaken ? "ADDRESS_IN_USE" : "INVALID_CONFIG", text, { cause: error }));
     });
     server.listen({ host, port }, resolve);
   });

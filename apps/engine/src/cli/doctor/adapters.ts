@@ -57,7 +57,7 @@ async function one(spec: AdapterSpec, discovery: EngineConfig["discovery"], open
     return ok(name, `${version}; opened ${adapter.location}`);
   } catch (error) {
     const code = isCacheError(error) ? error.code : "INTERNAL";
-    const text = messageOf(error).replace(/^--l2-adapter #1(?: \('[^']*'\))?: /, "");
+    const text = messageOf(error);
     return fail(name, `${code}: ${text}`, `see docs/reference/errors.md, ${code}`);
   } finally {
     await adapter?.close().catch(() => undefined);

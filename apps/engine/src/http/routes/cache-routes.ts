@@ -109,7 +109,8 @@ function adapterOf(view: EngineView, selector: string | null): { index: number }
   const byId = adapters.findIndex(({ id }) => id === selector);
   const index = byId >= 0 ? byId : adapters.findIndex(({ type }) => type === selector);
   if (index >= 0) return { index };
-  return { reply: detail(404, `no L2 adapter with type_name=${quoted(selector)}`) };
+  const ids = adapters.map(({ id }) => id).join(", ");
+  return { reply: detail(404, `no L2 adapter with type_name=${quoted(selector)}; there are: ${ids}`) };
 }
 
 interface DeleteRequest {
