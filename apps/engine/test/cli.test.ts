@@ -170,25 +170,3 @@ test.each([
   });
   server.close();
 });
-
-test("purge removes the pool, and the state only if asked for; a locked pool stays", () => {
-  const name = `purge-test-${process.pid}`;
-  const pool = `/dev/shm/lmcache_l1_pool_${name}`;
-  const state = join(directory, "state-of-purge");
-  const words = ["purge", "--shm-name", name, "--state-dir", state];
-  try {
-    writeFileSync(pool, "x");
-    mkdirSync(join(state, "journal"), { recursive: true });
-    const held = spawnSync("flock", ["-n", "-x", pool, process.execPath, BIN, ...words], {
-      encoding: "utf8",
-      cwd: directory,
-    });
-    expect(held.status).toBe(4);
-    expect(held.stderr).toContain("error LOCKED_BY_OTHER_PROCESS");
-    expect(cli(words).out).toBe(`removed ${pool}\n`);
-    expect(cli(words).out).toContain("nothing to remove");
-    expect(cli([...words, "--state"]).out).toBe(`removed ${state}\n`);
-  } finally {
-    rmSync(pool, { force: true });
-  }
-});

@@ -347,10 +347,10 @@ test("the state directory: configured, systemd's, XDG's, none", () => {
 
 test("the state directory is made for its owner alone; one that others may read is a warning", () => {
   const path = join(directory, "deep", "state");
-  expect(prepareStateDirectory(path)).toBeNull();
+  expect(prepareStateDirectory(path)).toEqual({ made: join(directory, "deep"), warning: null });
   expect(statSync(path).mode & 0o777).toBe(0o700);
   chmodSync(path, 0o755);
-  expect(prepareStateDirectory(path)).toContain("mode 0755");
+  expect(prepareStateDirectory(path)).toEqual({ made: null, warning: expect.stringContaining("mode 0755") });
   const blocked = join(file("", "a-file"), "state");
   expect(() => prepareStateDirectory("/proc/state")).toThrow(
     expect.objectContaining({ code: "INVALID_CONFIG" }),

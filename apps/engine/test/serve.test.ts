@@ -53,18 +53,23 @@ test("serve: banner, ping, a held state directory, clean stop, purge", async () 
     const url = ["--url", `http://127.0.0.1:${httpPort}`];
     const rpc = { ok: true, url: `tcp://127.0.0.1:${port}` };
     expect(JSON.parse(run("ping", "--json", ...url).stdout)).toMatchObject({ ok: true, rpc });
-    expect(run("purge", ...state).status).toBe(4);
+    const held = run("purge", ...state);
+    expect(held.status).toBe(4);
+    expect(held.stderr).toMatch(
+      / is locked by process \d+ \(.*\); nothing was removed: stop that engine first/,
+    );
+    expect(held.stderr).not.toContain("another path");
     const again = run(...words);
     expect(again.status).toBe(4);
     expect(again.stderr).toContain(`another engine uses the state directory ${join(directory, "state")}`);
     engine.kill("SIGTERM");
     expect(await ended).toBe(0);
-    expect(out.trim().split("\n").at(-1)).toBe(
-      `stopped; the pool ${pool} is kept for the next start; free it with: npx @cache/engine purge --port ${port} --shm-name ${name}`,
-    );
+    const farewell = `stopped; the pool ${pool} is kept for the next start; free it with: npx @cache/engine purge `;
+    const last = out.trim().split("\n").at(-1) ?? "";
+    expect(last).toBe(`${farewell}${state.join(" ")}`);
     for (const line of log.trim().split("\n"))
       expect(JSON.parse(line)).toMatchObject({ instance: String(port) });
-    expect(run("purge", ...state).stdout).toBe(`removed ${pool}\n`);
+    expect(run("purge", ...last.slice(farewell.length).split(" ")).stdout).toBe(`removed ${pool}\n`);
     expect(existsSync(pool)).toBe(false);
   } finally {
     engine.kill("SIGKILL");

@@ -80,7 +80,7 @@ function addConfigured(root: Command): Command[] {
     .description("free the pool, or the state, of an engine that is not running")
     .option(
       "--state",
-      "remove the state directory too: journal, adapters' state, the default fs adapter's data",
+      "remove what the engine made in its state directory too: journal, adapters' state, default fs data",
     )
     .option("--json", "print JSON");
   purge.action(async (_options: unknown, command: Command) => (await import("./purge.ts")).purge(command));

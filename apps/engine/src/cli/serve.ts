@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import type { EngineConfig } from "../config/engine-config.ts";
 import { loadConfig } from "../config/load-config.ts";
-import { prepareStateDirectory } from "../config/state-directory.ts";
+import { prepareStateDirectory, stateDirectory } from "../config/state-directory.ts";
 import type { HttpServer } from "../http/server.ts";
 import type { RunningEngine } from "../engine-seam.ts";
 import type { EngineLog } from "../logs/logger.ts";
@@ -30,10 +30,8 @@ export async function serve(command: Command): Promise<void> {
     pretty: process.stderr.isTTY,
   });
   for (const warning of warnings) log.warn(warning);
-  if (config.state.directory !== null) {
-    const warning = prepareStateDirectory(config.state.directory);
-    if (warning !== null) log.warn(warning);
-  }
+  const state = config.state.directory === null ? null : prepareStateDirectory(config.state.directory);
+  if (state !== null && state.warning !== null) log.warn(state.warning);
   warnOfOpenAddresses(config, log);
   const stopping = new AbortController();
   const onSignal = onSignals(stopping, log);
@@ -42,6 +40,10 @@ export async function serve(command: Command): Promise<void> {
     started = await start(config, log, stopping.signal);
   } catch (error) {
     progress(null);
+    if (config.state.directory !== null) {
+      const { removeFreshState } = await import("../engine/state-contents.ts");
+      await removeFreshState(config.state.directory, state?.made ?? null);
+    }
     if (!stopping.signal.aborted) throw error;
     log.info("stopped during the start");
     process.exit(0);
@@ -133,14 +135,19 @@ function farewell(engine: RunningEngine, config: EngineConfig, poolKept: boolean
   return `stopped; the pool ${engine.poolPath} is kept for the next start; free it with: npx @cache/engine purge ${purgeFlags(config)}`;
 }
 
-function purgeFlags(config: EngineConfig): string {
-  const instance =
-    config.instance === String(config.rpc.port)
-      ? `--port ${config.instance}`
-      : `--instance-id ${config.instance}`;
-  return config.l1.shmName === `cache_engine_${config.instance}`
-    ? instance
-    : `${instance} --shm-name ${config.l1.shmName}`;
+/** What `purge` needs to find the state directory, which names the pool, from another shell. */
+function purgeFlags({ instance, rpc, state: { directory } }: EngineConfig): string {
+  const flags = instance === String(rpc.port) ? `--port ${instance}` : `--instance-id ${instance}`;
+  // What systemd sets for its service is not set there.
+  const { STATE_DIRECTORY: _, ...environment } = process.env;
+  if (directory === null || directory === stateDirectory({ configured: undefined, instance, environment }))
+    return flags;
+  return `${flags} --state-dir ${shellWord(directory)}`;
+}
+
+/** A word as a POSIX shell takes it. */
+function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
 function warnOfOpenAddresses(config: EngineConfig, log: EngineLog): void {

@@ -1,19 +1,36 @@
 import { createHash } from "node:crypto";
-import { mkdir } from "node:fs/promises";
+import { appendFile, mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { CacheError, type L1MemoryDesc } from "@cache/contracts";
 import type { AdapterSetup } from "@cache/storage-manager";
 import type { ResolvedAdapter } from "../adapters/resolve-adapters.ts";
 import type { AdapterSpec, EngineConfig } from "../config/engine-config.ts";
 import { maskSecrets } from "../config/mask.ts";
+import { ADAPTERS_NOTE_FILE } from "../config/state-directory.ts";
+import { notedAdapters } from "./state-contents.ts";
 
 /** Makes the directory for files of the adapter's own; null without a state directory. */
 export async function adapterDirectory(config: EngineConfig, { id }: AdapterSpec): Promise<string | null> {
   if (config.state.directory === null) return null;
   // Whether an adapter needs its directory is known only once it is made; an empty one does no harm.
-  const directory = join(config.state.directory, "adapters", id);
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const parent = join(config.state.directory, "adapters");
+  const directory = join(parent, id);
+  await mkdir(parent, { recursive: true, mode: 0o700 });
+  await mkdir(directory, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "EEXIST") throw error;
+  });
+  await noteMade(parent, id);
   return directory;
+}
+
+/** For `purge`: that whatever comes into this directory is the adapter's. One with something in it may be another's. */
+async function noteMade(parent: string, id: string): Promise<void> {
+  try {
+    if ((await readdir(join(parent, id))).length > 0 || notedAdapters(parent).has(id)) return;
+    await appendFile(join(parent, ADAPTERS_NOTE_FILE), `${id}\n`, { mode: 0o600 });
+  } catch {
+    // A full disk keeps no engine from starting; `purge --state` then leaves the directory and says so.
+  }
 }
 
 /**
