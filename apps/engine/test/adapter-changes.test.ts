@@ -211,7 +211,7 @@ test("what may not be added is refused, with the reason and without a trace", {
   expect((await engine.ask("DELETE", "/adapters/fs?drain_timeout=x")).status).toBe(422);
   expect((await engine.ask("POST", "/adapters", [])).status).toBe(422);
   expect(await engine.set()).toEqual(["fs active"]);
-  expect(readdirSync(join(engine.state, "adapters"))).toEqual(["fs"]);
+  expect(readdirSync(join(engine.state, "adapters"))).toEqual([".made-by-engine", "fs"]);
   await engine.end("SIGTERM");
   const journal = join(engine.state, "journal");
   const bytes = readdirSync(journal).map((name) => readFileSync(join(journal, name), "latin1"));
