@@ -159,6 +159,7 @@ describe("the command line", () => {
 
   async function run(script: string, words: readonly string[], env: Record<string, string> = {}) {
     const child = spawn(process.execPath, [script, ...words], {
+      timeout: 20_000,
       env: { ...process.env, NODE_OPTIONS: "", ...env },
     });
     let err = "";

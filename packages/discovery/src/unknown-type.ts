@@ -10,10 +10,8 @@ const PACKAGE_OF_TYPE: ReadonlyMap<string, string> = new Map([
   ["hfbucket", "@cache/l2-hfbucket"],
   ["redis", "@cache/l2-redis"],
   ["resp", "@cache/l2-redis"],
-  ["valkey", "@cache/l2-redis"],
   ["nixl_store", "@cache/l2-nixl"],
   ["nixl_store_dynamic", "@cache/l2-nixl"],
-  ["nixl_native", "@cache/l2-nixl"],
 ]);
 
 /** Types of LMCache that name something which exists only in its own process. */
@@ -25,6 +23,7 @@ const PYTHON_ONLY: ReadonlyMap<string, string> = new Map([
 /** Types of LMCache whose data an adapter of ours reads and writes under another type. */
 const SAME_DATA: ReadonlyMap<string, string> = new Map([
   ["fs_native", "fs reads and writes the same files: use the type fs"],
+  ["valkey", "redis reads and writes the same keys: use the type redis (@cache/l2-redis)"],
 ]);
 
 /** The error for a type that no installed package offers. Says what to install. */

@@ -176,6 +176,7 @@ test.each([
   ["constructor", "e.g. cache-l2-constructor"],
   ["plugin", "install an adapter package"],
   ["fs_native", "use the type fs"],
+  ["valkey", "use the type redis"],
 ])("the error for the unknown type %s says what to install", async (type, text) => {
   await expect(load(type)).rejects.toMatchObject({
     code: "ADAPTER_TYPE_UNKNOWN",

@@ -6,7 +6,10 @@ import { CONFIGURED, program, REMOTE } from "./program.ts";
 
 /** Commander's own complaints in our words, with the nearest name that the command knows. */
 function usageError(error: CommanderError, root: Command, argv: readonly string[]): CacheError {
-  const text = error.message.replace(/^error: /, "").replace(/\s*\(Did you mean.*$/s, "");
+  const text = error.message
+    .replace(/^error: /, "")
+    .replace(/\.$/, "")
+    .replace(/\s*\(Did you mean.*$/s, "");
   const unknown = /unknown (?:option|command) '([^']+)'/.exec(text)?.[1]?.replace(/=.*$/s, "");
   const command = commandOf(root, argv);
   const names = [

@@ -48,7 +48,8 @@ function describeIssue(issue: z.core.$ZodIssue, knownKeys: readonly string[]): s
   if (issue.code === "invalid_type" && issue.input === undefined && issue.message.includes("undefined")) {
     return `${at}is required (${issue.expected})`;
   }
-  return `${at}${lowerFirst(issue.message)}`;
+  // Adapters begin their messages with the key themselves.
+  return issue.message.startsWith(`${path} `) ? issue.message : `${at}${lowerFirst(issue.message)}`;
 }
 
 /** Names that others give to what a key of ours says; only where the key is known. */
