@@ -16,7 +16,7 @@ export interface ScanPlaces {
 }
 
 /** The adapters of this type that are open in this process. */
-export const openOwners = new OpenOwners("fs");
+const openOwners = new OpenOwners("fs");
 
 async function* filesOf({ port, basePath, temporaryPath }: ScanPlaces): AsyncGenerator<ScannedFile> {
   for (const folder of new Set([basePath, temporaryPath])) {
