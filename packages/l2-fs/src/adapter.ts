@@ -36,7 +36,7 @@ import { directoryListing } from "./listing.ts";
 import { NameLocks } from "./name-locks.ts";
 import { encodeFileName, temporaryPrefix } from "./names.ts";
 import { failureOf, type NamedObject, ObjectFiles } from "./object-files.ts";
-import { allSettled, Operations } from "./operations.ts";
+import { allSettled, FileOperations } from "./operations.ts";
 import { directoryScan } from "./scan.ts";
 import type { Stop } from "./stop.ts";
 
@@ -72,7 +72,7 @@ class FsAdapter implements L2Adapter {
   readonly #port: FsPort;
   readonly #capacity: Capacity;
   readonly #listing: KeyListing;
-  readonly #operations = new Operations();
+  readonly #operations = new FileOperations();
   readonly #names = new NameLocks();
   readonly #counts = { length_mismatches: 0, short_reads: 0, unnameable_keys: 0, quarantined: 0 };
   #opened: Opened | null = null;
@@ -281,7 +281,7 @@ class FsAdapter implements L2Adapter {
     const stored = new Bitmap(keys.length);
     const failed = new Map<number, CacheError>();
     let bytesTransferred = 0;
-    await this.#operations.run(signal, async (stop) => {
+    await this.#operations.runStoppable(signal, async (stop) => {
       if (keys.length === 0) return;
       await this.#assertDirectory();
       const fail = (i: number, error: unknown): void => {
@@ -321,7 +321,7 @@ class FsAdapter implements L2Adapter {
 
   async lookupAndLock(requests: readonly SizedKey[], signal: AbortSignal): Promise<Bitmap> {
     const found = new Bitmap(requests.length);
-    await this.#operations.run(signal, async (stop) => {
+    await this.#operations.runStoppable(signal, async (stop) => {
       const errors = await this.#forEachFile("look", requests, [], stop, (i, name, outcome) => {
         if (outcome === (requests[i] as SizedKey).byteLength) return found.set(i);
         this.#names.unlock(name);
@@ -349,7 +349,7 @@ class FsAdapter implements L2Adapter {
     signal: AbortSignal,
   ): Promise<Bitmap> {
     const loaded = new Bitmap(requests.length);
-    await this.#operations.run(signal, async (stop) => {
+    await this.#operations.runStoppable(signal, async (stop) => {
       assertBuffers(requests, into);
       const errors = await this.#forEachFile("read", requests, into, stop, (i, _name, outcome) => {
         if (outcome === "whole") loaded.set(i);
@@ -363,7 +363,7 @@ class FsAdapter implements L2Adapter {
 
   async delete(keys: readonly ObjectKey[], signal: AbortSignal): Promise<Bitmap> {
     const gone = new Bitmap(keys.length);
-    await this.#operations.run(signal, async (stop) => {
+    await this.#operations.runStoppable(signal, async (stop) => {
       if (keys.length === 0) return;
       await this.#assertDirectory();
       const { files } = this.#state();
@@ -376,7 +376,7 @@ class FsAdapter implements L2Adapter {
   }
 
   async quarantine(keys: readonly ObjectKey[], reason: string, signal: AbortSignal): Promise<void> {
-    await this.#operations.run(signal, async (stop) => {
+    await this.#operations.runStoppable(signal, async (stop) => {
       if (keys.length === 0) return;
       await this.#assertDirectory();
       const { files, log } = this.#state();
@@ -393,7 +393,7 @@ class FsAdapter implements L2Adapter {
   }
 
   async listKeys(page: PageRequest, signal: AbortSignal): Promise<KeyListPage> {
-    return this.#operations.run(signal, async (stop) => {
+    return this.#operations.runStoppable(signal, async (stop) => {
       await this.#assertDirectory();
       try {
         return await this.#listing.page(page, () => this.#operations.assertNotStopped(stop));

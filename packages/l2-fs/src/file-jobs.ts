@@ -3,7 +3,7 @@ import type { FileThreads, ThreadReply } from "./file-threads.ts";
 import type { FsPort } from "./fs-port.ts";
 import { type FileJob, type FileOutcome, type FileSettings, temporaryPathOf } from "./file-job.ts";
 import { ObjectIo } from "./object-io.ts";
-import type { Operations } from "./operations.ts";
+import type { FileOperations } from "./operations.ts";
 import type { Stop } from "./stop.ts";
 
 /** Most files of one job: looks are quick, and a write may wait for the disk while a look waits for a thread. */
@@ -22,7 +22,7 @@ export interface FileJobsOptions {
   readonly l1Address: bigint | null;
   /** Null: all work is done by calls of the port. */
   readonly threads: FileThreads | null;
-  readonly operations: Operations;
+  readonly operations: FileOperations;
   readonly log: AdapterLog;
 }
 

@@ -12,7 +12,7 @@ import { FileThreads } from "../src/file-threads.ts";
 import { nodeFsPort } from "../src/fs-port.ts";
 import { bindLibC, type LibC } from "../src/libc.ts";
 import { encodeFileName } from "../src/names.ts";
-import { Operations } from "../src/operations.ts";
+import { FileOperations } from "../src/operations.ts";
 import { Stop } from "../src/stop.ts";
 import { ThreadFiles } from "../src/thread-files.ts";
 import {
@@ -204,7 +204,7 @@ function jobsWith(
     settings,
     l1Address: l1.ptr,
     threads,
-    operations: new Operations(),
+    operations: new FileOperations(),
     log,
   });
   return { threads, jobs };
