@@ -13,18 +13,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { freePort } from "../../../tools/testing/src/free-port.ts";
 
 const BIN = fileURLToPath(new URL("../bin/cache-engine.js", import.meta.url));
 const ENV = { ...process.env, NODE_OPTIONS: "" };
 const MOCK = { type: "mock", max_size_gb: 1, mock_bandwidth_gb: 1 };
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise<void>((resolve) => server.close(() => resolve()));
-  return port;
-}
 
 interface Listed {
   readonly id: string;

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { freePort } from "../../../tools/testing/src/free-port.ts";
 import { nodeVersion, sharedMemory, userLimits } from "../src/cli/doctor/machine.ts";
 import { pool, rpcAddress, stateDirectory } from "../src/cli/doctor/places.ts";
 import type { EngineConfig } from "../src/config/engine-config.ts";
@@ -26,14 +27,6 @@ function cli(words: readonly string[], env: Record<string, string> = {}) {
     env: { ...process.env, NODE_OPTIONS: "", XDG_STATE_HOME: join(directory, "state"), ...env },
   });
   return { code: result.status, out: result.stdout, err: result.stderr };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise<void>((resolve) => server.close(() => resolve()));
-  return port;
 }
 
 interface Doctor {

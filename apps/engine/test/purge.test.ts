@@ -14,6 +14,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { freePort } from "../../../tools/testing/src/free-port.ts";
 
 const BIN = fileURLToPath(new URL("../bin/cache-engine.js", import.meta.url));
 const HASH = "ab".repeat(32);
@@ -83,14 +84,6 @@ function makeState(): void {
 
 function listing(of: string): string[] {
   return readdirSync(of, { recursive: true, encoding: "utf8" }).sort();
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise<void>((resolve) => server.close(() => resolve()));
-  return port;
 }
 
 test("purge frees the pool that the state directory names; --state removes all that an engine makes there", () => {

@@ -1,21 +1,13 @@
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
+import { freePort } from "../../../tools/testing/src/free-port.ts";
 
 const BIN = fileURLToPath(new URL("../bin/cache-engine.js", import.meta.url));
 const ENV = { ...process.env, NODE_OPTIONS: "" };
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise<void>((resolve) => server.close(() => resolve()));
-  return port;
-}
 
 test("serve: banner, ping, a held state directory, clean stop, purge", async () => {
   const directory = mkdtempSync(join(tmpdir(), "serve-"));

@@ -1,9 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { createServer } from "node:net";
-import type { AddressInfo } from "node:net";
 import { delimiter, join } from "node:path";
+import { freePort } from "../../../../tools/testing/src/free-port.ts";
 import { ACCESS_KEY, SECRET_KEY } from "./s3-server.ts";
 
 /** `moto_server` of the PATH; null, and a line that says so, if there is none. It is not fetched: it is large. */
@@ -16,14 +15,6 @@ export async function findMoto(): Promise<string | null> {
     );
   }
   return path;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 /** A real S3 server in Python, with one bucket. */
